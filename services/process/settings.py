@@ -1,0 +1,124 @@
+"""What every service is told from outside, and how a wrong setting ends the process.
+
+Nothing else reads the environment. Each secret `NAME` may come as `NAME_FILE`, a path to its value.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+S = TypeVar("S", bound=BaseSettings)
+
+WRONG_SETTING = 2  # the exit status, INTERFACES
+
+
+class ServiceSettings(BaseSettings):
+    """The shared names; each service adds its own under its prefix."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", populate_by_name=True)
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", validation_alias="LOG_LEVEL", description="DEBUG, INFO, WARNING or ERROR"
+    )
+
+
+class KafkaSettings(ServiceSettings):
+    """How to reach the brokers: librdkafka's names, upper-cased, behind `KAFKA_`."""
+
+    kafka_bootstrap_servers: str = Field(
+        "localhost:9092",
+        min_length=1,
+        validation_alias="KAFKA_BOOTSTRAP_SERVERS",
+        description="host:port, comma separated",
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", validation_alias="KAFKA_SECURITY_PROTOCOL"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "SCRAM-SHA-512", validation_alias="KAFKA_SASL_MECHANISM"
+    )
+    kafka_sasl_username: str = Field("", validation_alias="KAFKA_SASL_USERNAME")
+    kafka_sasl_password: SecretStr = Field(
+        SecretStr(""), validation_alias="KAFKA_SASL_PASSWORD", description="a secret"
+    )
+    kafka_ssl_ca_location: Path | None = Field(None, validation_alias="KAFKA_SSL_CA_LOCATION")
+    kafka_ssl_certificate_location: Path | None = Field(
+        None, validation_alias="KAFKA_SSL_CERTIFICATE_LOCATION"
+    )
+    kafka_ssl_key_location: Path | None = Field(None, validation_alias="KAFKA_SSL_KEY_LOCATION")
+    topic_prefix: str = Field(
+        "sightlog.",
+        pattern=r"^[a-zA-Z0-9._-]{0,60}$",
+        validation_alias="SIGHTLOG_TOPIC_PREFIX",
+        description="letters, digits, dots, dashes, underscores",
+    )
+
+
+def load(settings: type[S]) -> S:
+    """The settings, or one line `setting NAME: expected ...` on stderr and exit status 2."""
+    try:
+        return settings(**secrets_from_files(settings, os.environ))  # noqa: TID251 -- the door
+    except ValidationError as error:
+        problem = error.errors()[0]
+        sys.stderr.write(
+            f"setting {_name(settings, problem['loc'])}: {_expected(settings, problem)}\n"
+        )
+        raise SystemExit(WRONG_SETTING) from None
+    except UnreadableSecret as error:
+        sys.stderr.write(f"{error}\n")
+        raise SystemExit(WRONG_SETTING) from None
+
+
+class UnreadableSecret(Exception):
+    """`setting NAME_FILE: expected a readable file`."""
+
+
+def secrets_from_files(
+    settings: type[BaseSettings], environment: Mapping[str, str]
+) -> dict[str, Any]:
+    """Values of `NAME_FILE` for every secret `NAME` the environment does not hold itself."""
+    found: dict[str, Any] = {}
+    for field_name, field in settings.model_fields.items():
+        name = _variable(settings, field_name, field)
+        path = environment.get(f"{name}_FILE")
+        if path is None or name in environment or not _is_secret(field):
+            continue
+        try:
+            found[field_name] = Path(path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UnreadableSecret(f"setting {name}_FILE: expected a readable file") from error
+    return found
+
+
+def _is_secret(field: FieldInfo) -> bool:
+    return "SecretStr" in str(field.annotation)
+
+
+def _variable(settings: type[BaseSettings], field_name: str, field: FieldInfo) -> str:
+    if isinstance(field.validation_alias, str):
+        return field.validation_alias
+    return f"{settings.model_config.get('env_prefix', '')}{field_name}".upper()
+
+
+def _name(settings: type[BaseSettings], location: tuple[int | str, ...]) -> str:
+    first = str(location[0]) if location else ""
+    for field_name, field in settings.model_fields.items():
+        variable = _variable(settings, field_name, field)
+        if first.upper() in {field_name.upper(), variable.upper()}:
+            return variable
+    return first.upper() or settings.__name__
+
+
+def _expected(settings: type[BaseSettings], problem: Mapping[str, Any]) -> str:
+    """What would have been right; never the value itself, which may be a secret."""
+    name = _name(settings, problem["loc"])
+    for field_name, field in settings.model_fields.items():
+        if _variable(settings, field_name, field) == name and field.description:
+            return f"expected {field.description}"
+    return f"expected {problem['msg'][:1].lower()}{problem['msg'][1:]}"
