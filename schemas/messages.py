@@ -391,6 +391,11 @@ def snapshot_filename(captured_at: datetime, epoch: int, seq: int) -> str:
     return f"{captured_at.astimezone(UTC):%Y%m%dT%H%M%S%fZ}_{epoch}_{seq}.jpg"
 
 
+def snapshot_key(stream_id: str, filename: str) -> str:
+    """Where the picture lies in the object store: a folder a day, for retention."""
+    return f"{stream_id}/{filename[:8]}/{filename}"
+
+
 def image_path(stream_id: str, filename: str) -> str:
     """Where the gateway answers with the picture."""
     return f"/detections/screenshot/{stream_id}/{filename}"
