@@ -1,0 +1,1 @@
+"""How Sightlog is run: on one machine without containers (`local`), with Compose, on Kubernetes."""

@@ -1,0 +1,1 @@
+"""A whole Sightlog on this machine: fetch -> Kafka, Postgres, cameras -> schemas -> services."""

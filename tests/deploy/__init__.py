@@ -1,0 +1,1 @@
+"""Tests of the stack that runs on one machine."""
