@@ -1,0 +1,1 @@
+"""JPEG -> decode -> letterbox -> model -> boxes -> answer"""
