@@ -68,7 +68,7 @@ class DecodeError(ValueError):
         self.reason = reason
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # two topics are never equal
 class Topic(Generic[M]):
     name: str  # without the installation's prefix
     type: type[M]

@@ -4,10 +4,8 @@ from alembic import context
 
 from schemas.tables import metadata
 
-with context.begin_transaction():
-    context.configure(
-        connection=context.config.attributes["connection"],
-        target_metadata=metadata,
-        transaction_per_migration=False,
-    )
-    context.run_migrations()
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+)
+context.run_migrations()

@@ -1,0 +1,64 @@
+from pathlib import Path
+
+import pytest
+from pydantic import Field, SecretStr
+from pydantic_settings import SettingsConfigDict
+
+from services.process.settings import KafkaSettings, load
+
+
+class Settings(KafkaSettings):
+    model_config = SettingsConfigDict(env_prefix="DOOR_")
+
+    http_port: int = Field(9301, ge=1, le=65535, description="a port, 1-65535")
+    key: SecretStr
+
+
+@pytest.fixture(autouse=True)
+def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOOR_KEY", "hunter2-in-the-clear")
+
+
+def test_a_wrong_setting_ends_the_process_with_its_name_and_never_its_value(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DOOR_HTTP_PORT", "hunter2")
+    with pytest.raises(SystemExit) as ended:
+        load(Settings)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "setting DOOR_HTTP_PORT: expected a port, 1-65535\n"
+
+
+def test_a_missing_setting_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("DOOR_KEY")
+    with pytest.raises(SystemExit):
+        load(Settings)
+    assert capsys.readouterr().err.startswith("setting DOOR_KEY: expected ")
+
+
+def test_a_secret_may_lie_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("DOOR_KEY")
+    (tmp_path / "key").write_text("from-a-file\n")
+    monkeypatch.setenv("DOOR_KEY_FILE", str(tmp_path / "key"))
+    settings = load(Settings)
+    assert settings.key.get_secret_value() == "from-a-file"
+    assert "from-a-file" not in repr(settings)
+
+
+def test_an_unreadable_secret_file_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("DOOR_KEY")
+    monkeypatch.setenv("DOOR_KEY_FILE", "/nowhere/at/all")
+    with pytest.raises(SystemExit):
+        load(Settings)
+    assert capsys.readouterr().err == "setting DOOR_KEY_FILE: expected a readable file\n"
+
+
+def test_shared_settings_have_the_names_of_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
+    monkeypatch.setenv("SIGHTLOG_TOPIC_PREFIX", "other.")
+    settings = load(Settings)
+    assert (settings.kafka_bootstrap_servers, settings.topic_prefix) == ("127.0.0.1:1", "other.")

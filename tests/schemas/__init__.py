@@ -1,0 +1,1 @@
+"""The contract holds: shapes, bytes, keys, tables."""

@@ -1,0 +1,130 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import schemas
+from schemas import messages
+from schemas.messages import Frame, now
+from schemas.topics import (
+    DETECTIONS,
+    FRAMES,
+    LARGEST_DEAD_PAYLOAD,
+    TOPICS,
+    DecodeError,
+    Origin,
+    Topic,
+    dead_letter,
+)
+
+EXAMPLES = Path(schemas.__file__).parent / "examples"
+TRACE = "00-11111111111111111111111111111111-2222222222222222-01"
+
+
+def examples(topic: Topic[Any]) -> list[tuple[bytes, list[tuple[str, bytes]]]]:
+    values = sorted(EXAMPLES.joinpath(topic.name).glob("*.jpg" if topic.jpeg else "*.json"))
+    return [(value.read_bytes(), headers_beside(value)) for value in values]
+
+
+def headers_beside(value: Path) -> list[tuple[str, bytes]]:
+    facts = json.loads(value.with_suffix(".headers").read_text())
+    return [(name, fact.encode()) for name, fact in facts.items()]
+
+
+def holds(whole: dict[str, Any], part: dict[str, Any]) -> bool:
+    """Fields may have been added since, never changed."""
+    return all(name in whole and whole[name] == fact for name, fact in part.items())
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
+def test_every_message_ever_sent_still_reads_and_keeps_its_meaning(topic: Topic[Any]) -> None:
+    stored = examples(topic)
+    assert stored, "a topic without an example has no contract"
+    for value, headers in stored:
+        message = topic.decode(value, headers)
+        again = topic.encode(message)
+        if topic.jpeg:
+            assert again == value
+        else:
+            assert holds(json.loads(again), json.loads(value))
+        sent = dict(topic.headers(message, "sightlog/ingestor/ingestor-1", TRACE))
+        # when a spec was published is the one fact that is not the message's own
+        moment = {"ce_time"} if topic.name == "streams.v1" else set()
+        kept = {name: fact for name, fact in headers if name not in moment}
+        assert kept.items() <= sent.items()
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
+def test_a_field_nobody_knows_yet_is_ignored(topic: Topic[Any]) -> None:
+    value, headers = examples(topic)[0]
+    message = topic.decode(value, headers)
+    if topic.jpeg:
+        assert topic.decode(value, [*headers, ("novelty", b"1")]) == message
+    else:
+        assert topic.decode(value[:-1] + b',"novelty":{"a":[1]}}', headers) == message
+
+
+@pytest.mark.parametrize("topic", TOPICS, ids=lambda topic: topic.name)
+@pytest.mark.parametrize(
+    "value",
+    [None, b"", b"{", b"\xff\xfe", b"[]", b"null", b'{"streamId":1}', b"[" * 100_000],
+    ids=["none", "empty", "cut", "bytes", "list", "null", "wrong", "deep"],
+)
+def test_bytes_that_are_not_the_message_are_refused(topic: Topic[Any], value: bytes | None) -> None:
+    with pytest.raises(DecodeError, match=topic.name) as refused:
+        topic.decode(value, [])
+    assert refused.value.reason in {"EMPTY", "NOT_JSON", "WRONG_SHAPE", "MISSING_HEADER"}
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        ("epoch", b"x"),
+        ("seq", b"-1"),
+        ("ce_time", b"noon"),
+        ("minconf", b"nan"),
+        ("clock", b"a;b;c"),
+    ],
+    ids=lambda header: header[0],
+)
+def test_a_frame_with_a_wrong_header_is_refused(header: tuple[str, bytes]) -> None:
+    value, headers = examples(FRAMES)[0]
+    with pytest.raises(DecodeError, match="WRONG_SHAPE"):
+        FRAMES.decode(value, [*headers, header])
+
+
+def test_times_on_the_wire_always_have_six_digits() -> None:
+    whole = messages.from_unix_us(1_795_348_800_000_000)
+    frame = Frame(stream_id="s", epoch=1, seq=0, captured_at=whole, width=1, height=1)
+    facts = dict(FRAMES.headers(frame, "x", TRACE))
+    assert facts["ce_time"] == b"2026-11-22T12:00:00.000001Z"
+    assert now().microsecond
+
+
+def test_a_snapshots_file_name_tells_when_and_which_frame() -> None:
+    at = messages.from_unix_us(1_795_348_800_250_001)
+    assert messages.snapshot_filename(at, 7, 41) == "20261122T120000250001Z_7_41.jpg"
+
+
+def test_ids_of_a_redelivered_frame_are_the_same() -> None:
+    frame = messages.frame_id("s", 1, 2)
+    assert messages.detection_id(frame, 0) == messages.detection_id(frame, 0)
+    assert messages.detection_id(frame, 0) != messages.detection_id(frame, 1)
+    assert str(messages.detection_id("s/1/2", 0)) == "68cd6865-34b6-5830-87f7-cda5d8c41a07"
+
+
+def test_a_dead_letter_keeps_a_small_payload_and_the_sum_of_a_large_one() -> None:
+    def letter(value: bytes) -> messages.DeadLetter:
+        origin = Origin("t", 0, 1, 1_795_348_800_250, b"\xff", value, [])
+        return dead_letter(origin, "EMPTY", "e" * 5000, "detector")
+
+    assert letter(b"ab").payload == "YWI="
+    large = letter(b"x" * LARGEST_DEAD_PAYLOAD)
+    assert (large.payload, large.size, len(large.error)) == (None, LARGEST_DEAD_PAYLOAD, 1000)
+
+
+def test_records_can_be_chosen_by_header_alone() -> None:
+    value, _ = examples(DETECTIONS)[0]
+    sent = dict(DETECTIONS.headers(DETECTIONS.decode(value), "x", TRACE))
+    assert (sent["outcome"], sent["count"]) == (b"ok", b"1")
