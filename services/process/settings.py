@@ -1,6 +1,7 @@
 """What every service is told from outside, and how a wrong setting ends the process.
 
-Nothing else reads the environment. Each secret `NAME` may come as `NAME_FILE`, a path to its value.
+Nothing else reads the environment. Each `NAME` may come as `NAME_FILE`, the path to its value: the
+way for secrets, since a file is in no process list and no child's environment.
 """
 
 import os
@@ -63,41 +64,35 @@ class KafkaSettings(ServiceSettings):
 def load(settings: type[S]) -> S:
     """The settings, or one line `setting NAME: expected ...` on stderr and exit status 2."""
     try:
-        return settings(**secrets_from_files(settings, os.environ))  # noqa: TID251 -- the door
+        return settings(**from_files(settings, os.environ))  # noqa: TID251 -- the door
     except ValidationError as error:
         problem = error.errors()[0]
         sys.stderr.write(
             f"setting {_name(settings, problem['loc'])}: {_expected(settings, problem)}\n"
         )
         raise SystemExit(WRONG_SETTING) from None
-    except UnreadableSecret as error:
+    except UnreadableFile as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(WRONG_SETTING) from None
 
 
-class UnreadableSecret(Exception):
+class UnreadableFile(Exception):
     """`setting NAME_FILE: expected a readable file`."""
 
 
-def secrets_from_files(
-    settings: type[BaseSettings], environment: Mapping[str, str]
-) -> dict[str, Any]:
-    """Values of `NAME_FILE` for every secret `NAME` the environment does not hold itself."""
+def from_files(settings: type[BaseSettings], environment: Mapping[str, str]) -> dict[str, Any]:
+    """Values of `NAME_FILE` for every `NAME` that the environment does not hold itself."""
     found: dict[str, Any] = {}
     for field_name, field in settings.model_fields.items():
         name = _variable(settings, field_name, field)
         path = environment.get(f"{name}_FILE")
-        if path is None or name in environment or not _is_secret(field):
+        if path is None or name in environment:
             continue
         try:
             found[field_name] = Path(path).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            raise UnreadableSecret(f"setting {name}_FILE: expected a readable file") from error
+            raise UnreadableFile(f"setting {name}_FILE: expected a readable file") from error
     return found
-
-
-def _is_secret(field: FieldInfo) -> bool:
-    return "SecretStr" in str(field.annotation)
 
 
 def _variable(settings: type[BaseSettings], field_name: str, field: FieldInfo) -> str:
