@@ -84,7 +84,7 @@ def from_files(settings: type[BaseSettings], environment: Mapping[str, str]) -> 
     """Values of `NAME_FILE` for every `NAME` that the environment does not hold itself."""
     found: dict[str, Any] = {}
     for field_name, field in settings.model_fields.items():
-        name = _variable(settings, field_name, field)
+        name = variable_of(settings, field_name, field)
         path = environment.get(f"{name}_FILE")
         if path is None or name in environment:
             continue
@@ -95,7 +95,8 @@ def from_files(settings: type[BaseSettings], environment: Mapping[str, str]) -> 
     return found
 
 
-def _variable(settings: type[BaseSettings], field_name: str, field: FieldInfo) -> str:
+def variable_of(settings: type[BaseSettings], field_name: str, field: FieldInfo) -> str:
+    """The name of the environment variable that sets this field."""
     if isinstance(field.validation_alias, str):
         return field.validation_alias
     return f"{settings.model_config.get('env_prefix', '')}{field_name}".upper()
@@ -104,7 +105,7 @@ def _variable(settings: type[BaseSettings], field_name: str, field: FieldInfo) -
 def _name(settings: type[BaseSettings], location: tuple[int | str, ...]) -> str:
     first = str(location[0]) if location else ""
     for field_name, field in settings.model_fields.items():
-        variable = _variable(settings, field_name, field)
+        variable = variable_of(settings, field_name, field)
         if first.upper() in {field_name.upper(), variable.upper()}:
             return variable
     return first.upper() or settings.__name__
@@ -114,6 +115,6 @@ def _expected(settings: type[BaseSettings], problem: Mapping[str, Any]) -> str:
     """What would have been right; never the value itself, which may be a secret."""
     name = _name(settings, problem["loc"])
     for field_name, field in settings.model_fields.items():
-        if _variable(settings, field_name, field) == name and field.description:
+        if variable_of(settings, field_name, field) == name and field.description:
             return f"expected {field.description}"
     return f"expected {problem['msg'][:1].lower()}{problem['msg'][1:]}"
