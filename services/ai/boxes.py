@@ -45,9 +45,8 @@ def candidates(
 ) -> Boxes:
     """What in `output` (anchors, 5 + classes) is at or above `min_confidence`.
 
-    In pixels of the canvas, which is (height, width). Only rows whose objectness can still reach the
-    threshold are
-    looked at: a score is never above it.
+    In pixels of the canvas, which is (height, width). A score is never above its objectness, so
+    only rows whose objectness reaches the threshold are looked at.
     """
     cells, sizes = grid(canvas, strides)
     likely = output[:, OBJECTNESS] >= min_confidence

@@ -24,7 +24,7 @@ class Settings(ServiceSettings):
         "auto", description="auto, cpu or cuda (where it can be started)"
     )
     threads: int = Field(
-        default_factory=lambda: len(os.sched_getaffinity(0)),
+        default_factory=lambda: os.cpu_count() or 1,
         ge=1,
         le=256,
         description="pictures worked on at a time, 1 to 256",
