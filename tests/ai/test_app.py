@@ -167,6 +167,14 @@ def test_one_who_sends_too_slowly_gives_up_the_place(start_service, jpeg: bytes)
     until(lambda: service.metric("sightlog_ai_queued_pictures") == 0)
 
 
+def test_one_who_leaves_gives_up_the_place_too(start_service, jpeg: bytes) -> None:
+    service = start_service(AI_THREADS="1", AI_QUEUE_SIZE="0")
+    half_sent(service, jpeg).close()
+    until(lambda: service.metric('sightlog_ai_pictures_total{outcome="gone"}') == 1)
+    assert service.client.post("/detect", content=jpeg, headers=JPEG).status_code == 200
+    assert "Traceback" not in service.log.read_text()
+
+
 def half_sent(service: Service, jpeg: bytes) -> socket.socket:
     """A request whose last bytes are still to come."""
     connection = socket.create_connection(("127.0.0.1", service.port), timeout=10)

@@ -58,6 +58,13 @@ def test_a_huge_picture_is_thinned_out_further() -> None:
     assert picture.scale == 1 / 16
 
 
+def test_blue_comes_first() -> None:
+    red = np.zeros((32, 32, 3), np.uint8)
+    red[..., 0] = 255
+    jpeg = simplejpeg.encode_jpeg(red, 95, "RGB", "444")
+    assert decode(jpeg, 416, MANY).pixels[16, 16] == pytest.approx([0, 0, 255], abs=3)
+
+
 def test_grey_becomes_three_equal_channels() -> None:
     pixels = decode(jpeg_of(64, 64, "GRAY", 1), 416, MANY).pixels
     assert pixels.shape == (64, 64, 3)
