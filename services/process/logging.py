@@ -14,9 +14,14 @@ def configure_logging(service: str, level: str) -> None:
         event["service"] = service
         return event
 
+    def drop_colour(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+        event.pop("color_message", None)  # uvicorn's, for terminals
+        return event
+
     shared: list[Processor] = [
         name_service,
         structlog.stdlib.ExtraAdder(),
+        drop_colour,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
@@ -26,8 +31,7 @@ def configure_logging(service: str, level: str) -> None:
         processors=[
             structlog.stdlib.filter_by_level,
             structlog.stdlib.PositionalArgumentsFormatter(),
-            *shared[:1],
-            *shared[2:],
+            *shared,
             formatter.wrap_for_formatter,
         ],
         logger_factory=structlog.stdlib.LoggerFactory(),
