@@ -8,6 +8,7 @@ followed: cameras come, go and change while the others play on. SIGTERM ends it 
 
 import argparse
 import asyncio
+import contextlib
 import signal
 import sys
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from deploy.local.rtsp_media import Clip, ClipUnreadable, read_clip, retimed
 __all__ = ["Camera", "CamerasUnreadable", "digest_ha1", "read_cameras", "write_cameras"]
 
 POLL_S = 0.2
+CLOSE_TIMEOUT_S = 0.5
 PENDING_CONNECTIONS = 1_024
 
 log = structlog.get_logger()
@@ -38,9 +40,24 @@ class Cameras:
         self._folder = folder
         self._served: dict[str, ServedCamera] = {}
         self._clips: dict[Path, tuple[FileStamp, Clip]] = {}
+        self._connections: set[Connection] = set()
 
     async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await Connection(self._served, reader, writer).serve()
+        connection = Connection(self._served, reader, writer)
+        self._connections.add(connection)
+        try:
+            await connection.serve()
+        finally:
+            self._connections.remove(connection)
+
+    async def close(self) -> None:
+        """Cuts everyone off, and waits until each conversation has noticed."""
+        for connection in list(self._connections):
+            connection.abort()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                while self._connections:  # noqa: ASYNC110 -- a few turns of the loop, at most
+                    await asyncio.sleep(0)
 
     async def become(self, cameras: Sequence[Camera]) -> None:
         """Readers of a camera that is gone or changed are cut off; a new fault cuts no one off."""
@@ -123,7 +140,7 @@ async def serve(host: str, port: int, path: Path) -> None:
         await stop.wait()
         following.cancel()
     server.close()
-    await cameras.become([])
+    await cameras.close()
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

@@ -50,10 +50,12 @@ class Clip(Struct, frozen=True):
 
 
 class _Coded(Struct, frozen=True):
-    """A packet as the clip has it: Annex B bytes, times in ticks from any origin."""
+    """A packet as the clip has it: Annex B bytes, times in ticks from any origin.
+
+    Decoding times are left out: not every container has them, and they follow from the order.
+    """
 
     pts: int
-    dts: int
     duration: int
     is_key: bool
     data: bytes
@@ -113,13 +115,13 @@ def _annex_b(
 
 
 def _coded(packet: "av.Packet[av.VideoStream]") -> _Coded:
-    if packet.pts is None or packet.dts is None:
+    if packet.pts is None:
         raise ClipUnreadable("no timestamps in it (a raw stream: put it into an MP4)")
-    pts, dts, duration = (
+    pts, duration = (
         round(Fraction(value) * packet.time_base * CLOCK_HZ)
-        for value in (packet.pts, packet.dts, packet.duration or 0)
+        for value in (packet.pts, packet.duration or 0)
     )
-    return _Coded(pts, dts, duration, packet.is_keyframe, bytes(packet))
+    return _Coded(pts, duration, packet.is_keyframe, bytes(packet))
 
 
 def _from_first_key_frame(packets: Iterable[_Coded]) -> list[_Coded]:
@@ -131,16 +133,17 @@ def _from_first_key_frame(packets: Iterable[_Coded]) -> list[_Coded]:
 
 
 def _units(codec: Codec, coded: list[_Coded]) -> tuple[AccessUnit, ...]:
-    origin = coded[0].dts
-    lead = max(packet.pts - packet.dts for packet in coded)
+    """The n-th packet is sent when the n-th picture is due to be shown."""
+    due = sorted(packet.pts for packet in coded)
+    lead = max(packet.pts - pts for packet, pts in zip(coded, due, strict=True))
     return tuple(
         AccessUnit(
-            sent_at=packet.dts - origin,
-            captured_at=packet.pts - origin - lead,
+            sent_at=pts - due[0],
+            captured_at=packet.pts - lead - due[0],
             is_key=packet.is_key,
             layout=_layout(codec, packet.data),
         )
-        for packet in coded
+        for packet, pts in zip(coded, due, strict=True)
     )
 
 
@@ -150,13 +153,12 @@ def _layout(codec: Codec, annex_b: bytes) -> Layout:
 
 
 def _period(coded: list[_Coded]) -> int:
-    """Long enough that neither sending nor presentation times overlap from loop to loop."""
-    steps = [later.dts - sooner.dts for sooner, later in itertools.pairwise(coded)]
+    """From the first picture to the end of the last."""
+    due = sorted(packet.pts for packet in coded)
+    last = max(coded, key=lambda packet: packet.pts)
+    steps = [later - sooner for sooner, later in itertools.pairwise(due)]
     usual = median_low(steps) if steps else CLOCK_HZ
-    ends = [packet.duration or usual for packet in coded]
-    sending = coded[-1].dts + ends[-1] - coded[0].dts
-    shown_until = max(packet.pts + end for packet, end in zip(coded, ends, strict=True))
-    return max(sending, shown_until - min(packet.pts for packet in coded))
+    return due[-1] - due[0] + (last.duration or usual)
 
 
 def session_description(clip: Clip, name: str) -> bytes:
