@@ -30,10 +30,14 @@ class Command:
 
 
 class Warden:
-    """The one process that ends all children when this process dies; see `warden.py`."""
+    """The one process that ends all children when this process dies; see `warden.py`.
 
-    def __init__(self) -> None:
-        self._lock = threading.RLock()
+    It holds the file `keep_open` open until it ends: a lock can say that children may live.
+    """
+
+    def __init__(self, keep_open: int | None = None) -> None:
+        self._keep_open = () if keep_open is None else (keep_open,)
+        self._lock = threading.Lock()
         self._noted: dict[int, int] = {}
         self._open()
 
@@ -45,6 +49,7 @@ class Warden:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd="/",
+            pass_fds=self._keep_open,
             start_new_session=True,
         )
         os.close(reading)

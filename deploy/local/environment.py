@@ -23,4 +23,5 @@ SOURCE = Path(__file__).parents[2]
 def minimal_environment() -> dict[str, str]:
     """The inherited names that are set, and the way to this very code."""
     kept = {name: os.environ[name] for name in INHERITED if name in os.environ}
-    return kept | {"PYTHONPATH": str(SOURCE), "PYTHONUNBUFFERED": "1"}
+    search = os.pathsep.join(filter(None, (str(SOURCE), os.environ.get("PYTHONPATH"))))
+    return kept | {"PYTHONPATH": search, "PYTHONUNBUFFERED": "1"}

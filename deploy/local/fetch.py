@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -65,6 +66,8 @@ def fetch_jars(
     folder = cache / f"kafka-{lock_digest(jars)[:16]}"
     with exclusive(cache / "fetch.lock"):
         folder.mkdir(parents=True, exist_ok=True)
+        for left_over in cache.glob("fetch-*/"):  # by one that was killed: we hold the lock
+            shutil.rmtree(left_over, ignore_errors=True)
         missing = [jar for jar in jars if not intact(folder / jar.file_name, jar.sha256)]
         if missing:
             report(f"downloading jars={len(missing)}")

@@ -3,6 +3,7 @@
 import json
 import random
 import socket
+import threading
 from pathlib import Path
 
 from deploy.local.files import write_whole
@@ -33,6 +34,7 @@ class Ports:
     def __init__(self, file: Path, *, auto: bool) -> None:
         self._file = file
         self._auto = auto
+        self._choosing = threading.Lock()
         stored = json.loads(file.read_text()) if auto and file.exists() else {}
         self._chosen: dict[str, int] = {
             name: port for name, port in stored.items() if is_free(port)
@@ -40,10 +42,11 @@ class Ports:
 
     def port(self, name: str) -> int:
         """The port of this name; it was free when first asked for. Raises PortTaken."""
-        if name not in self._chosen:
-            self._chosen[name] = self._free(name) if self._auto else self._default(name)
-            write_whole(self._file, json.dumps(self._chosen))
-        return self._chosen[name]
+        with self._choosing:
+            if name not in self._chosen:
+                self._chosen[name] = self._free(name) if self._auto else self._default(name)
+                write_whole(self._file, json.dumps(self._chosen))
+            return self._chosen[name]
 
     def _free(self, name: str) -> int:
         candidates = random.sample(AUTO, 200)

@@ -20,7 +20,7 @@ from psycopg import sql
 from deploy.local.child import Command, Warden
 from deploy.local.environment import minimal_environment
 from deploy.local.files import write_whole
-from deploy.local.parts import run_job
+from deploy.local.parts import PartFailed, run_job
 from deploy.local.ports import answers
 
 ROLE = "sightlog"
@@ -28,7 +28,7 @@ UNPRIVILEGED = ("postgres", "nobody")
 PROGRAM = "postgres.exe" if os.name == "nt" else "postgres"
 
 
-class NoPostgres(RuntimeError):
+class NoPostgres(PartFailed):
     """Neither the wheel's Postgres runs here, nor is there another."""
 
 

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import time
+from pathlib import Path
 
 GRACE_S = 2.0
 
@@ -24,7 +25,7 @@ def main() -> None:
     for group, number in groups.items():
         send(group, number)
     deadline = time.monotonic() + GRACE_S
-    while any(alive(group) for group in groups) and time.monotonic() < deadline:
+    while any(is_alive(group) for group in groups) and time.monotonic() < deadline:
         time.sleep(0.02)
     for group in groups:
         send(group, signal.SIGKILL)
@@ -38,8 +39,13 @@ def note(groups: dict[int, int], words: list[str]) -> None:
         groups.pop(group, None)
 
 
-def alive(group: int) -> bool:
-    return send(group, 0)
+def is_alive(leader: int) -> bool:
+    """A zombie that waits for its new parent's attention is not."""
+    try:
+        state = Path(f"/proc/{leader}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):  # gone, or a system without /proc
+        return send(leader, 0)
+    return state != "Z"
 
 
 def send(group: int, number: int) -> bool:

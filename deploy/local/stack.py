@@ -1,0 +1,169 @@
+"""A running stack: Kafka, Postgres, cameras -> migrate, provision -> the five services."""
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from deploy.local.cameras import BUNDLED
+from deploy.local.child import Warden
+from deploy.local.describe import describe
+from deploy.local.files import write_whole
+from deploy.local.keeper import Keeper
+from deploy.local.parts import Part, run_job
+from deploy.local.place import Described, Place
+from deploy.local.plan import DATABASE, Plan, Wish
+from deploy.local.report import explain, report
+from deploy.local.rotate import rotate
+from deploy.local.service import SERVICES, Service
+
+WRONG_SETTING = 2  # the exit status of a service that was told nonsense
+LOOK_S = 0.25
+POLL_S = 0.05
+
+
+class NotReady(RuntimeError):
+    """Something was not ready in time."""
+
+
+class SettingRefused(RuntimeError):
+    """A service says that one of its settings is wrong: no restart can heal that."""
+
+
+class Interrupted(RuntimeError):
+    """Asked to end before all was ready."""
+
+
+class Stack:
+    """Everything that runs for one data folder: `start`, `open`, `tend`, `stop`, in one thread."""
+
+    def __init__(self, place: Place, wish: Wish, warden: Warden) -> None:
+        self.plan = Plan(place, wish)
+        self._place = place
+        self._wish = wish
+        self._warden = warden
+        self._keepers: dict[str, Keeper] = {}
+        self._writing = threading.Lock()
+        self._interrupted = threading.Event()
+        self._is_open = False
+        self._cameras_seen = 0
+
+    def start(self, jars: list[Path]) -> None:
+        """Until all is ready. Raises PartFailed, SettingRefused, NotReady, Interrupted,
+        PortTaken, NoPostgres."""
+        deadline = time.monotonic() + self._wish.timeout_s
+        self._place.stack_file.unlink(missing_ok=True)
+        for clip in BUNDLED.glob("*.mp4"):
+            shutil.copyfile(clip, self._place.media / clip.name)
+        for part in (self.plan.broker(jars), self.plan.server(), self.plan.cameras()):
+            self._keep(part)
+        self._await(deadline)
+        self._lay_schemas()
+        if self._wish.with_services:
+            self._scale()
+            self._await(deadline)
+
+    def open(self) -> Described:
+        """From now on `stack.json` says what runs; returns what it says."""
+        self._is_open = True
+        return self._describe()
+
+    def interrupt(self) -> None:
+        """Ends `start` and `tend` soon; a second time, `stop` becomes short. Fit for a signal."""
+        if self._interrupted.is_set():
+            for keeper in list(self._keepers.values()):
+                keeper.kill()
+        self._interrupted.set()
+
+    def tend(self) -> None:
+        """Until interrupted: follow the wished scale and the list of cameras, keep logs bounded."""
+        while not self._interrupted.wait(LOOK_S):
+            self._warden.ensure()
+            if self._wish.with_services:
+                self._scale()
+            if self._cameras_stamp() != self._cameras_seen:
+                self._describe()
+            for log in self._place.logs.glob("*.log"):
+                rotate(log)
+
+    def stop(self) -> None:
+        """Who takes in work first, what all stand on last."""
+        self._interrupted.set()
+        for kind in (*SERVICES, "cameras", "postgres", "kafka"):
+            self._stop(name for name in self._keepers if name.partition(".")[0] == kind)
+        if self._is_open:
+            self._is_open = False
+            self._describe()
+
+    def _lay_schemas(self) -> None:
+        self.plan.server().create_database(DATABASE)
+        for job in ("migrate", "provision"):
+            run_job(job, self.plan.job(job), self._warden)
+            report("start", job, state="done")
+
+    def _scale(self) -> None:
+        """Start and stop replicas until there are as many of each service as wished."""
+        wished = self._place.scale()
+        names = {
+            f"{kind}.{replica}": (kind, replica)
+            for kind in reversed(SERVICES)
+            for replica in range(1, wished.get(kind, 1) + 1)
+        }
+        running = {name for name, kept in self._keepers.items() if isinstance(kept.part, Service)}
+        for name, (kind, replica) in names.items():
+            if name not in running:
+                self._keep(self.plan.service(kind, replica))
+        if running - names.keys():
+            self._stop(running - names.keys())
+            self._describe()
+
+    def _keep(self, part: Part) -> None:
+        keeper = Keeper(part, self._warden, self._noticed)
+        self._keepers[part.name] = keeper
+        keeper.start()
+
+    def _stop(self, names: Iterable[str]) -> None:
+        """All of these at the same time."""
+        stopped = [(name, threading.Thread(target=self._keepers[name].stop)) for name in names]
+        for _, thread in stopped:
+            thread.start()
+        for name, thread in stopped:
+            thread.join()
+            del self._keepers[name]
+
+    def _noticed(self, keeper: Keeper) -> None:
+        facts = {"restarts": keeper.restarts or None}
+        report(stage_of(keeper), keeper.part.name, state=keeper.state, **facts)
+        if keeper.state == "failed":
+            explain(keeper.problem)
+        if self._is_open and keeper.state != "stopped":
+            self._describe()
+
+    def _await(self, deadline: float) -> None:
+        """Until every part is ready."""
+        while waiting := [kept for kept in self._keepers.values() if kept.state != "ready"]:
+            for keeper in waiting:
+                if keeper.last_status == WRONG_SETTING and isinstance(keeper.part, Service):
+                    raise SettingRefused(keeper.problem.splitlines()[-1])
+            if self._interrupted.wait(POLL_S):
+                raise Interrupted
+            if time.monotonic() > deadline:
+                names = ", ".join(keeper.part.name for keeper in waiting)
+                raise NotReady(f"not ready after {self._wish.timeout_s:g} s: {names}")
+
+    def _cameras_stamp(self) -> int:
+        file = self._place.cameras_file
+        return file.stat().st_mtime_ns if file.exists() else 0
+
+    def _describe(self) -> Described:
+        with self._writing:
+            self._cameras_seen = self._cameras_stamp()
+            described = describe(self.plan, list(self._keepers.values()), ready=self._is_open)
+            write_whole(self._place.stack_file, json.dumps(described, indent=2) + "\n")
+        return described
+
+
+def stage_of(keeper: Keeper) -> str:
+    return {"ready": "ready", "stopped": "stop"}.get(keeper.state, "start")
