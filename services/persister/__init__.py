@@ -1,0 +1,1 @@
+"""detections, statuses, heartbeats, snapshots: consume -> decode -> judge -> sink, observe, keep"""
