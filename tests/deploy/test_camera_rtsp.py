@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typing_extensions import override
 
+from deploy.local import rtsp_playback
 from deploy.local.camera_list import Camera
 from deploy.local.rtsp import offered_channels
 from deploy.local.rtsp_auth import digest_ha1
@@ -229,8 +230,11 @@ class Transport(asyncio.WriteTransport):
         return self.backlog
 
     def units(self):
-        """Those of the access units whose packets are here."""
+        """What was written of pictures, an element for each."""
         return [data for data in self.written if data[1] == 0]
+
+    def reports(self):
+        return [data[4:] for data in self.written if data[1] == 1]
 
 
 async def until(condition):
@@ -255,6 +259,22 @@ async def test_a_reader_that_fell_behind_goes_on_from_a_key_frame():
     assert len(transport.units()[before]) > 40_000  # only key frames are that large
     numbers = [struct.unpack_from(">H", data, 6)[0] for data in transport.units()]
     assert (numbers[before] - numbers[before - 1]) % 65536 <= 3  # a loss before, not on, the wire
+
+
+async def test_reports_keep_coming_and_both_their_clocks_run_alike(monkeypatch):
+    monkeypatch.setattr(rtsp_playback, "REPORT_EVERY_S", 0.1)
+    transport = Transport()
+    playback = Playback(retimed(read_clip(Path(WALK)), 200), transport, (0, 1))
+    playback.cue()
+    playback.start()
+    await until(lambda: len(transport.reports()) >= 3)
+    playback.stop()
+    first, *_, last = transport.reports()
+    ticks = (struct.unpack_from(">I", report, 16)[0] for report in (first, last))
+    ticked_s = -(next(ticks) - next(ticks)) % 2**32 / 90_000
+    assert abs(wall_clock(last) - wall_clock(first) - ticked_s) < 0.05
+    assert struct.unpack_from(">I", first, 20)[0] == 0
+    assert struct.unpack_from(">I", last, 20)[0] > 0
 
 
 def test_a_picture_ends_with_the_marker_bit(client):
