@@ -1,0 +1,172 @@
+"""The WebSocket: `/` upgraded, and `/ws`."""
+
+import asyncio
+import time
+from collections import deque
+from typing import NoReturn
+
+from fastapi import APIRouter, WebSocket, WebSocketDisconnect
+from uvicorn.protocols.utils import ClientDisconnected
+from websockets.frames import CloseCode
+
+from schemas.messages import now
+from services.gateway.cursor import UnknownCursor, cursor, watermark
+from services.gateway.hub import Hub, Loss, Subscriber
+from services.gateway.news import News, SnapshotData, StatusData, awaited, gap, status_data, told
+from services.gateway.observed import Observed
+from services.gateway.problems import INVALID, TYPES, Problem
+from services.gateway.sockets import EXTENSION, Wire
+from services.gateway.subscribe import BadSubscription, Subscription, from_message, from_query
+
+LARGEST_MESSAGE = 4 * 1024  # bytes, of a client
+MESSAGES_PER_S = 20
+MISTAKES_FORGIVEN = 2
+SLOW_AFTER_S = 30.0
+READY_WITHIN_S = 10.0
+LOOK_EVERY_S = 0.05
+
+
+def realtime(hub: Hub[News], observed: Observed, slow_after_s: float = SLOW_AFTER_S) -> APIRouter:
+    """To be served by `sockets.Protocol`."""
+    router = APIRouter()
+
+    @router.websocket("/")
+    @router.websocket("/ws")
+    async def tell_news(socket: WebSocket) -> None:
+        try:
+            subscription = from_query(socket.scope["query_string"].decode("latin-1"))
+        except BadSubscription as error:
+            raise Problem(INVALID, str(error)) from error
+        wire: Wire = socket.scope["extensions"][EXTENSION]
+        client = Client(wire, observed, subscription, slow_after_s)
+        await socket.accept()
+        with hub.subscribed(client.view) as subscriber:
+            await client.serve(socket, subscriber)
+
+    return router
+
+
+class Client:
+    """One connection: a task that tells it the news, and one that listens to it."""
+
+    def __init__(
+        self, wire: Wire, observed: Observed, subscription: Subscription, slow_after_s: float
+    ) -> None:
+        self._wire = wire
+        self._observed = observed
+        self._subscription = subscription
+        self._slow_after_s = slow_after_s
+        self._heard: deque[float] = deque(maxlen=MESSAGES_PER_S)
+        self._mistakes = 0
+
+    def view(self, news: News) -> bytes | None:
+        return news.message_for(self._subscription)
+
+    async def serve(self, socket: WebSocket, subscriber: Subscriber[News]) -> None:
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._tell(subscriber))
+                await self._listen(socket, subscriber)
+        except* (WebSocketDisconnect, ClientDisconnected):
+            pass
+
+    async def _tell(self, subscriber: Subscriber[News]) -> None:
+        await self._write(b"".join(await self._greeting()))
+        while True:
+            loss, batch = await subscriber.next()
+            await self._write(_gap_of(loss) + batch)
+
+    async def _write(self, frames: bytes) -> None:
+        try:
+            async with asyncio.timeout(self._slow_after_s):
+                await self._wire.write(frames)
+        except TimeoutError:
+            self._end(CloseCode.TRY_AGAIN_LATER, "the client does not read")
+
+    def _end(self, code: int, reason: str) -> NoReturn:
+        self._wire.end(code, reason)
+        raise WebSocketDisconnect(code, reason)
+
+    async def _greeting(self) -> list[bytes]:
+        """The first messages, once there is something to say."""
+        here = cursor(self._observed.watermark)
+        deadline = time.monotonic() + READY_WITHIN_S
+        while not self._observed.ready and time.monotonic() < deadline:  # noqa: ASYNC110 -- set by a thread
+            await asyncio.sleep(LOOK_EVERY_S)
+        return self._answer(self._subscription, here)
+
+    def _answer(self, subscription: Subscription, here: str) -> list[bytes]:
+        """To a subscription: the gap since its cursor, the snapshot."""
+        messages = []
+        if subscription.cursor is not None:
+            messages.append(_gap_since(subscription.cursor, here))
+        if subscription.snapshot:
+            messages.append(told("snapshot", here, self._snapshot(subscription)))
+        return messages
+
+    def _snapshot(self, subscription: Subscription) -> SnapshotData:
+        specs = self._observed.specs()
+        asked = subscription.streams
+        streams: list[StatusData] = []
+        for spec in specs:
+            if not asked or spec.stream_id in asked:
+                status = self._observed.status(spec.stream_id)
+                streams.append(status_data(status, spec) if status else awaited(spec))
+        return SnapshotData(tuple(streams), self._observed.ready)
+
+    async def _listen(self, socket: WebSocket, subscriber: Subscriber[News]) -> None:
+        """Until the client is gone, or must go."""
+        while True:
+            message = await socket.receive()
+            if message["type"] == "websocket.disconnect":
+                raise WebSocketDisconnect(message.get("code", CloseCode.NORMAL_CLOSURE))
+            text = message.get("text")
+            if text is None:
+                self._end(CloseCode.UNSUPPORTED_DATA, "messages are JSON texts")
+            self._hear(text, subscriber)
+
+    def _hear(self, text: str, subscriber: Subscriber[News]) -> None:
+        if len(text.encode()) > LARGEST_MESSAGE:
+            self._end(CloseCode.POLICY_VIOLATION, "a message has at most 4 KiB")
+        self._refuse_haste()
+        here = cursor(self._observed.watermark)
+        try:
+            self._subscription = from_message(text)
+        except BadSubscription as error:
+            self._mistakes += 1
+            if self._mistakes > MISTAKES_FORGIVEN:
+                self._end(CloseCode.POLICY_VIOLATION, "too many messages that make no sense")
+            subscriber.put(now(), here, told("error", here, _problem(str(error))))
+            return
+        for answer in self._answer(self._subscription, here):
+            subscriber.put(now(), here, answer)
+
+    def _refuse_haste(self) -> None:
+        at = time.monotonic()
+        if len(self._heard) == MESSAGES_PER_S and at - self._heard[0] < 1:
+            self._end(CloseCode.POLICY_VIOLATION, "at most 20 messages a second")
+        self._heard.append(at)
+
+
+def _problem(detail: str) -> dict[str, object]:
+    return {
+        "type": TYPES + INVALID.slug,
+        "title": INVALID.title,
+        "status": INVALID.status.value,
+        "detail": detail,
+    }
+
+
+def _gap_of(loss: Loss | None) -> bytes:
+    if loss is None:
+        return b""
+    return gap(loss.cursor, loss.since, loss.until, "slow", loss.missed)
+
+
+def _gap_since(asked: str, here: str) -> bytes:
+    """Nothing is replayed yet, and the client is told so."""
+    try:
+        since = watermark(asked)
+    except UnknownCursor:
+        since = None
+    return gap(here, since, now(), "unknown-cursor")

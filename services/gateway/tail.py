@@ -1,0 +1,188 @@
+"""Every partition of some topics, read from where it is told and never committed.
+
+Outlives the broker's absence, finds new partitions, and knows how far it has come: its watermark.
+"""
+
+import concurrent.futures
+import enum
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import structlog
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import ListOffsetsResultInfo, OffsetSpec
+
+log = structlog.get_logger()
+
+MESSAGES_AT_ONCE = 100
+WAIT_S = 0.2
+LOOK_EVERY_S = 10.0  # for new partitions
+LOOK_AGAIN_S = 1.0  # where not all topics were there yet
+MARK_EVERY_S = 1.0
+ANSWER_WITHIN_S = 2.0  # of the broker
+RECENT = timedelta(seconds=60)
+
+FIRST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # as the client has it
+NEXT: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # as the client has it
+
+Partition = tuple[str, int]
+Asked = dict[TopicPartition, concurrent.futures.Future[ListOffsetsResultInfo]]
+
+
+class Start(enum.Enum):
+    BEGINNING = "beginning"
+    RECENT = "recent"
+    END = "end"
+
+
+@dataclass(frozen=True)
+class Hole:
+    """Messages of a partition that retention took away before they were read."""
+
+    topic: str
+    partition: int
+
+
+@dataclass
+class _Mark:
+    """The ends of the partitions as they were at `at`; asked for, then waited for."""
+
+    at: datetime
+    asked: Asked
+
+
+class Tail:
+    """For one thread."""
+
+    def __init__(self, kafka_config: Mapping[str, Any], starts: Mapping[str, Start]) -> None:
+        self._starts = starts
+        self._admin_config = dict(kafka_config)
+        self._admin = AdminClient(self._admin_config)
+        self._consumer = Consumer(
+            self._admin_config
+            | {
+                "group.id": "unused",  # the client insists on one; nothing is committed
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "error",
+                "fetch.wait.max.ms": 200,
+                "fetch.error.backoff.ms": 100,
+                "queued.max.messages.kbytes": 16_384,
+            }
+        )
+        self._positions: dict[Partition, int] = {}
+        self._known: set[str] = set()  # topics that have been looked at
+        self._look_at = 0.0
+        self._mark: _Mark | None = None
+        self._mark_at = 0.0
+        self.watermark = datetime.now(UTC)
+        self.complete = False  # whether what was there at the beginning has been read
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def read(self) -> list[Message | Hole]:
+        """What came, waiting 0.2 s at most; what the last call returned counts as read."""
+        try:
+            if time.monotonic() >= self._look_at:
+                self._look_for_partitions()
+            self._advance_mark()
+        except KafkaException as error:
+            self._admin = AdminClient(self._admin_config)  # an old one may keep a dead broker
+            self._refused(error)
+        first = self._consumer.poll(WAIT_S)
+        if first is None:
+            return []
+        rest = self._consumer.consume(MESSAGES_AT_ONCE - 1, 0)
+        accepted = (self._accepted(message) for message in (first, *rest))
+        return [found for found in accepted if found is not None]  # a tombstone is falsy
+
+    def _accepted(self, message: Message) -> Message | Hole | None:
+        error = message.error()
+        topic, partition, offset = message.topic(), message.partition(), message.offset()
+        if topic is None or partition is None or offset is None:
+            self._refused(error)
+            return None
+        here = (topic, partition)
+        if error is None:
+            self._positions[here] = offset + 1
+            return message
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._positions[here] = max(offset, self._positions.get(here, 0))
+            return None
+        if error.code() == KafkaError._AUTO_OFFSET_RESET:
+            self._begin([here], Start.BEGINNING)
+            return Hole(topic, partition)
+        self._refused(error)
+        return None
+
+    def _refused(self, error: KafkaError | KafkaException | None) -> None:
+        """The client goes on by itself, and says at a higher level what is wrong."""
+        log.debug("tail.interrupted", error=str(error))
+
+    def _look_for_partitions(self) -> None:
+        self._look_at = time.monotonic() + LOOK_AGAIN_S
+        topics = self._consumer.list_topics(timeout=ANSWER_WITHIN_S).topics
+        for name, start in self._starts.items():
+            if name not in topics or not topics[name].partitions:
+                self._known.add(name)  # when it is made, its first message is news
+                continue
+            new = [(name, p) for p in topics[name].partitions if (name, p) not in self._positions]
+            self._begin(new, Start.BEGINNING if name in self._known else start)
+            self._known.add(name)
+        if self._starts.keys() <= {topic for topic, _ in self._positions}:
+            self._look_at = time.monotonic() + LOOK_EVERY_S
+
+    def _begin(self, partitions: list[Partition], start: Start) -> None:
+        if not partitions:
+            return
+        offsets = self._resolved(partitions, start)
+        self._consumer.incremental_unassign(
+            [TopicPartition(*p) for p in partitions if p in self._positions]
+        )
+        self._consumer.incremental_assign([TopicPartition(*p, offsets[p]) for p in partitions])
+        self._positions |= offsets
+
+    def _resolved(self, partitions: list[Partition], start: Start) -> dict[Partition, int]:
+        found = _offsets(self._ask(partitions, _spec(start)))
+        if -1 in found.values():  # no message is as young as that: the end
+            found |= _offsets(self._ask([p for p in found if found[p] < 0], NEXT))
+        return found
+
+    def _ask(self, partitions: Iterable[Partition], spec: OffsetSpec) -> Asked:
+        wanted = {TopicPartition(*partition): spec for partition in partitions}
+        return self._admin.list_offsets(wanted, request_timeout=ANSWER_WITHIN_S)
+
+    def _advance_mark(self) -> None:
+        """Notes the ends now and then; once all are passed, the watermark is the time of asking."""
+        if self._mark is None:
+            if time.monotonic() >= self._mark_at and self._positions:
+                self._mark = _Mark(datetime.now(UTC), self._ask(self._positions, NEXT))
+                self._mark_at = time.monotonic() + MARK_EVERY_S
+            return
+        if not all(future.done() for future in self._mark.asked.values()):
+            return
+        mark, self._mark = self._mark, None
+        ends = _offsets(mark.asked)
+        if all(self._positions[partition] >= end for partition, end in ends.items()):
+            self.watermark = mark.at
+            self.complete = self.complete or self._starts.keys() <= {topic for topic, _ in ends}
+        else:
+            self._mark = mark
+
+
+def _spec(start: Start) -> OffsetSpec:
+    if start is Start.RECENT:
+        since = datetime.now(UTC) - RECENT
+        recent: OffsetSpec = OffsetSpec.for_timestamp(int(since.timestamp() * 1000))
+        return recent
+    return FIRST if start is Start.BEGINNING else NEXT
+
+
+def _offsets(asked: Asked) -> dict[Partition, int]:
+    answers = {(at.topic, at.partition): future.result() for at, future in asked.items()}
+    return {partition: answer.offset for partition, answer in answers.items()}

@@ -1,0 +1,105 @@
+"""Topics -> what is observed, on a real broker."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+
+from schemas.messages import Message, Status, now
+from schemas.topics import (
+    DETECTIONS,
+    HEARTBEATS,
+    PRODUCER_OF_FACTS,
+    STREAM_STATUS,
+    STREAMS,
+    Topic,
+)
+from services.gateway.follow import Follower
+from services.gateway.hub import Hub
+from services.gateway.news import News
+from services.gateway.observed import Observed
+from tests.gateway.messages import DOOR, YARD, a_heartbeat, a_record, a_spec, a_status
+
+Send = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def send(kafka: str, topic_prefix: str) -> Iterator[Send]:
+    """Puts a message on its topic and waits until it is there; None: a tombstone for `key`."""
+    producer = Producer(PRODUCER_OF_FACTS | {"bootstrap.servers": kafka})
+
+    def send(topic: Topic[Any], message: Message | bytes | None, key: str | None = None) -> None:
+        value = topic.encode(message) if isinstance(message, Message) else message
+        name = key or getattr(message, "stream_id", None)
+        producer.produce(topic.named(topic_prefix), value, name)
+        assert producer.flush(10) == 0
+
+    yield send
+    producer.flush(5)
+
+
+@pytest.fixture
+def observed(kafka: str, topic_prefix: str) -> Iterator[Observed]:
+    """Filled by a follower of its own."""
+    observed = Observed()
+    hub: Hub[News] = Hub()
+    follower = Follower({"bootstrap.servers": kafka}, topic_prefix, observed, hub)
+    follower.start()
+    yield observed
+    follower.stop()
+    assert not follower.alive
+
+
+def until(true: Callable[[], object], within_s: float = 15) -> None:
+    deadline = time.monotonic() + within_s
+    while not true():
+        assert time.monotonic() < deadline, "it did not become true in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def before(send: Send) -> None:
+    """What stood on the topics before anybody followed."""
+    send(STREAMS, a_spec())
+    send(STREAM_STATUS, a_status(status=Status.STARTING))
+    send(STREAM_STATUS, a_status(status=Status.RUNNING))
+    send(HEARTBEATS, a_heartbeat(at=now(), fps=3))
+    send(DETECTIONS, a_record(1, "person"))
+
+
+def test_who_begins_late_knows_the_state_and_no_old_records(observed: Observed) -> None:
+    until(lambda: observed.ready)
+    assert observed.status(DOOR) == a_status(status=Status.RUNNING)
+    assert observed.spec(DOOR) == a_spec()
+    measured = observed.measured(DOOR)
+    assert measured is not None
+    assert (measured.fps, measured.detected_fps) == (3, 0)
+
+
+def test_what_comes_later_is_seen(observed: Observed, send: Send) -> None:
+    until(lambda: observed.ready)
+    send(STREAM_STATUS, a_status(YARD))
+    until(lambda: observed.status(YARD))
+    send(DETECTIONS, a_record(1, "person", stream_id=YARD))
+    until(lambda: observed.measured(YARD))
+    send(STREAM_STATUS, None, YARD)
+    until(lambda: observed.status(YARD) is None)
+
+
+def test_poison_is_skipped_and_what_follows_is_seen(observed: Observed, send: Send) -> None:
+    until(lambda: observed.ready)
+    for poison in (b"", b"{", b"\xff\xfe", b"[]", b'{"streamId": 1}', b"[" * 5000):
+        for topic in (DETECTIONS, STREAM_STATUS, HEARTBEATS, STREAMS):
+            send(topic, poison, YARD)
+    send(STREAM_STATUS, None)  # nobody's
+    send(STREAM_STATUS, a_status(YARD, Status.ERROR))
+    until(lambda: observed.status(YARD) == a_status(YARD, Status.ERROR))
+
+
+def test_the_watermark_goes_on_while_nothing_happens(observed: Observed) -> None:
+    until(lambda: observed.ready)
+    before = now()
+    until(lambda: observed.watermark > before)
+    assert observed.watermark <= now()

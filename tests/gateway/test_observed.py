@@ -1,0 +1,95 @@
+"""What is known of each stream."""
+
+from datetime import timedelta
+
+from schemas.messages import Outcome, Status, now
+from services.gateway.observed import RECORDS_KEPT, STREAMS_KEPT, Observed
+from tests.gateway.messages import DOOR, YARD, a_heartbeat, a_record, a_spec, a_status
+
+
+class Clock:
+    """A monotonic clock that is set by hand."""
+
+    def __init__(self) -> None:
+        self.at = 1000.0
+
+    def __call__(self) -> float:
+        return self.at
+
+
+def test_the_last_status_counts_until_it_is_tombstoned() -> None:
+    observed = Observed()
+    observed.note_status(0, a_status(status=Status.STARTING))
+    observed.note_status(0, a_status(status=Status.RUNNING))
+    assert observed.status(DOOR) == a_status(status=Status.RUNNING)
+    assert observed.statuses() == [a_status(status=Status.RUNNING)]
+    assert observed.forget_status(0, DOOR)
+    assert observed.status(DOOR) is None
+
+
+def test_a_tombstone_in_the_slot_that_a_stream_left_says_nothing() -> None:
+    observed = Observed()
+    observed.note_spec(0, a_spec(generation=1))
+    observed.note_spec(3, a_spec(generation=2))
+    assert not observed.forget_spec(0, DOOR)
+    assert observed.spec(DOOR) == a_spec(generation=2)
+    assert observed.forget_spec(3, DOOR)
+    assert observed.specs() == []
+
+
+def test_an_older_spec_from_the_slot_that_a_stream_left_is_ignored() -> None:
+    observed = Observed()
+    observed.note_spec(3, a_spec(generation=2))
+    observed.note_spec(0, a_spec(generation=1))
+    assert observed.spec(DOOR) == a_spec(generation=2)
+
+
+def test_a_record_at_or_below_the_last_seq_of_its_epoch_is_a_repeat() -> None:
+    observed = Observed()
+    answers = [
+        observed.note_record(a_record(seq, epoch=epoch))
+        for epoch, seq in [(1, 0), (1, 1), (1, 1), (1, 0), (2, 0), (1, 2), (2, 0), (2, 5), (2, 4)]
+    ]
+    assert answers == [True, True, False, False, True, False, False, True, False]
+
+
+def test_rates_and_lags_are_those_of_the_last_half_minute() -> None:
+    clock = Clock()
+    observed = Observed(clock)
+    for seq in range(200):
+        outcome = Outcome.OK if seq % 2 else Outcome.SHED
+        observed.note_record(a_record(seq, outcome=outcome))
+        clock.at += 0.2
+    measured = observed.measured(DOOR)
+    assert measured is not None
+    assert 4.9 < measured.fps < 5.1
+    assert 2.4 < measured.detected_fps < 2.6
+    assert (measured.lag_ms_p50, measured.lag_ms_p95) == (40, 40)
+    clock.at += 31
+    assert observed.measured(DOOR) is None
+
+
+def test_a_fresh_heartbeat_says_what_is_published() -> None:
+    observed = Observed()
+    observed.note_heartbeat(a_heartbeat(at=now(), fps=4.5))
+    measured = observed.measured(DOOR)
+    assert measured is not None
+    assert (measured.fps, measured.detected_fps, measured.lag_ms_p50) == (4.5, 0, None)
+
+
+def test_a_heartbeat_read_late_is_as_old_as_it_is() -> None:
+    observed = Observed()
+    observed.note_heartbeat(a_heartbeat(at=now() - timedelta(seconds=40)))
+    assert observed.measured(DOOR) is None
+    assert observed.heartbeat(DOOR) is not None
+
+
+def test_memory_is_bounded_however_many_streams_and_records_come() -> None:
+    observed = Observed()
+    for number in range(STREAMS_KEPT + 10):
+        observed.note_status(0, a_status(f"stream-{number}"))
+    assert len(observed.statuses()) == STREAMS_KEPT
+    assert observed.status("stream-0") is None
+    for seq in range(RECORDS_KEPT * 2):
+        observed.note_record(a_record(seq, stream_id=YARD))
+    assert len(observed._samples[YARD]) == RECORDS_KEPT
