@@ -49,9 +49,7 @@ class Subscription(
         return confidence >= self.min_confidence and (not self.labels or label in self.labels)
 
 
-class _Message(
-    Subscription, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"
-):
+class _Message(Subscription, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"):
     action: Literal["subscribe"]
 
 
