@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 from sqlalchemy import Connection, and_, delete, or_, select, tuple_
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from schemas.messages import Heartbeat, StreamStatus
 from schemas.tables import heartbeats, status_history, statuses
@@ -145,7 +145,7 @@ def _states_before(
 ) -> dict[str, State]:
     query = (
         select(status_history.c.stream_id, *_STATE)
-        .distinct(status_history.c.stream_id)
+        .ext(distinct_on(status_history.c.stream_id))
         .where(
             status_history.c.stream_id.in_(streams),
             status_history.c.topic_partition == partition,

@@ -1,0 +1,165 @@
+"""Records -> codes and rows in a real Postgres."""
+
+import threading
+from datetime import timedelta
+
+import msgspec
+import pytest
+from sqlalchemy import func, select, text
+
+from schemas.messages import Clock, Outcome
+from schemas.tables import OUTCOME_CODES, detections, outcomes
+from services.persister.app import Rows
+from services.persister.database import DatabaseAway
+from tests.persister.making import DOOR, EPOCH, MODEL, NOON, YARD, arrivals, record
+
+
+@pytest.fixture(autouse=True)
+def empty(engine):
+    with engine.begin() as connection:
+        connection.execute(text("TRUNCATE detections, outcomes"))
+
+
+def stored(engine):
+    """Labels by seq."""
+    query = select(detections.c.seq, detections.c.label).order_by(
+        detections.c.seq, detections.c.position
+    )
+    with engine.connect() as connection:
+        return [tuple(row) for row in connection.execute(query)]
+
+
+def code(engine, seq, epoch=EPOCH):
+    query = select(outcomes.c.codes).where(outcomes.c.epoch == epoch, outcomes.c.block == 0)
+    with engine.connect() as connection:
+        return bytes(connection.scalar(query))[seq]
+
+
+def test_a_row_holds_the_detection_its_frame_and_its_model(engine, rows):
+    clock = Clock(source="arrival", offset_ms=1.5)
+    message = record(5, "person")
+    (seen,) = message.detections
+    seen = msgspec.structs.replace(seen, track_id="t1", attributes={"colour": "red"})
+    frame = msgspec.structs.replace(message.frame, clock=clock)
+    message = msgspec.structs.replace(message, frame=frame, detections=(seen,))
+
+    assert rows.store(arrivals(message)) == []
+
+    with engine.connect() as connection:
+        (row,) = connection.execute(select(detections)).mappings()
+    assert dict(row) == {
+        "captured_at": message.frame.captured_at,
+        "id": seen.id,
+        "stream_id": DOOR,
+        "epoch": EPOCH,
+        "seq": 5,
+        "position": 0,
+        "label": "person",
+        "class_id": 0,
+        "confidence": 0.75,
+        "x": 64,
+        "y": 36,
+        "width": 128,
+        "height": 72,
+        "frame_width": 640,
+        "frame_height": 360,
+        "track_id": "t1",
+        "image_path": message.image_path,
+        "model_name": MODEL.name,
+        "model_version": MODEL.version,
+        "model_digest": MODEL.digest,
+        "metadata": {
+            "clock": {"source": "arrival", "offsetMs": 1.5, "errorMs": None},
+            "attributes": {"colour": "red"},
+        },
+    }
+
+
+def test_a_redelivered_batch_adds_nothing(engine, rows):
+    batch = arrivals(record(0, "dog", "cat"), record(1), record(2, outcome=Outcome.SHED))
+    for _ in range(3):
+        rows.store(batch)
+    assert stored(engine) == [(0, "dog"), (0, "cat")]
+    assert [code(engine, seq) for seq in range(4)] == [1, 1, 2, 0]
+
+
+def test_a_failed_frame_that_is_answered_later_has_the_later_rows(engine, rows):
+    rows.store(arrivals(record(0, outcome=Outcome.FAILED)))
+    assert code(engine, 0) == OUTCOME_CODES["failed"]
+    rows.store(arrivals(record(0, "dog"), first=1))
+    rows.store(arrivals(record(0, "cat"), record(0, outcome=Outcome.SHED), first=2))
+    assert (code(engine, 0), stored(engine)) == (OUTCOME_CODES["ok"], [(0, "dog")])
+
+
+def test_epochs_and_streams_do_not_mix(engine, rows):
+    rows.store(arrivals(record(0, "dog"), record(0, epoch=EPOCH + 1), record(0, stream_id=YARD)))
+    with engine.connect() as connection:
+        blocks = connection.scalar(select(func.count()).select_from(outcomes))
+    assert (blocks, stored(engine)) == (3, [(0, "dog")])
+
+
+def test_a_replays_records_are_not_stored(engine, rows):
+    replayed = msgspec.structs.replace(record(0, "dog"), result_set="yolox-l")
+    rows.store(arrivals(replayed))
+    assert stored(engine) == []
+
+
+def test_rows_that_postgres_refuses_are_found_and_the_others_stored(engine, rows):
+    poison = record(3, "nul \x00 label")
+    huge = record(0, "dog", epoch=2**63 - 1)
+    attribute = record(4, "dog")
+    (seen,) = attribute.detections
+    attribute = msgspec.structs.replace(
+        attribute, detections=(msgspec.structs.replace(seen, attributes={"a": "\x00"}),)
+    )
+    big = record(9, epoch=2**63)
+    batch = arrivals(
+        *(record(seq, "dog") for seq in range(3)), poison, attribute, huge, big, record(8, "cat")
+    )
+
+    refusals = rows.store(batch)
+
+    assert [refusal.origin.offset for refusal in refusals] == [3, 4, 6]
+    assert {refusal.reason for refusal in refusals} == {"ROW_REFUSED"}
+    assert [label for _, label in stored(engine)] == ["dog"] * 4 + ["cat"]
+    assert code(engine, 3) == 0
+
+
+def test_two_persisters_with_the_same_batch_at_once_store_it_once(engine, rows):
+    batch = arrivals(*(record(seq, "dog") for seq in range(300)))
+    racers = [threading.Thread(target=Rows(engine).store, args=(batch,)) for _ in range(2)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join()
+    assert stored(engine) == [(seq, "dog") for seq in range(300)]
+
+
+def test_a_terminated_connection_is_away_and_the_next_try_succeeds(engine, rows):
+    batch = arrivals(record(0, "dog"))
+    rows.store(arrivals(record(1)))
+    with engine.connect() as connection:
+        kill = (
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        connection.execute(text(kill))
+    for _ in range(3):
+        try:
+            rows.store(batch)
+        except DatabaseAway:
+            continue
+    assert stored(engine) == [(0, "dog")]
+
+
+def test_a_lock_that_is_never_given_is_away_too(engine, rows):
+    rows.store(arrivals(record(0)))
+    with engine.begin() as other:
+        other.execute(text("LOCK TABLE outcomes IN ACCESS EXCLUSIVE MODE"))
+        with pytest.raises(DatabaseAway):
+            rows.store(arrivals(record(1), first=1))
+
+
+def test_rows_of_a_day_without_partition_are_kept_all_the_same(engine, rows):
+    rows.store(arrivals(record(0, "dog", at=NOON - timedelta(days=900))))
+    assert stored(engine) == [(0, "dog")]
