@@ -1,0 +1,79 @@
+"""Messages -> the broker, each with the moment at which it is safe there."""
+
+import asyncio
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from schemas.topics import Headers
+
+QUEUE_FULL_WAIT_S = 0.05
+
+
+class TooLarge(Exception):
+    """No broker of ours would take this message."""
+
+
+class Undeliverable(Exception):
+    """The broker refuses it for good; nothing that is not in it may be accounted for."""
+
+
+class Publisher:
+    """An idempotent producer whose acknowledgements can be awaited, in order per partition.
+
+    Made in the event loop that awaits them. A thread serves the producer's callbacks.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        self._producer = Producer(dict(config))
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="publish", daemon=True)
+        self._thread.start()
+
+    async def send(
+        self, topic: str, key: bytes | None, value: bytes, headers: Headers
+    ) -> asyncio.Future[None]:
+        """Returns once the message has its place in the order; the future is its acknowledgement.
+
+        Raises TooLarge at once; the future raises Undeliverable. Waits while the queue is full.
+        """
+        loop = asyncio.get_running_loop()
+        safe: asyncio.Future[None] = loop.create_future()
+
+        def tell(error: KafkaError | None, _: Message) -> None:
+            loop.call_soon_threadsafe(_settle, safe, error)
+
+        while True:
+            try:
+                self._producer.produce(
+                    topic, value=value, key=key, headers=list(headers), on_delivery=tell
+                )
+            except BufferError:
+                await asyncio.sleep(QUEUE_FULL_WAIT_S)
+            except KafkaException as error:
+                if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
+                    raise TooLarge(topic) from error
+                raise Undeliverable(str(error)) from error
+            else:
+                return safe
+
+    def close(self) -> None:
+        """What is not acknowledged by now is given up: it was not accounted for."""
+        self._ended.set()
+        self._thread.join(2)
+        self._producer.purge()
+
+    def _serve(self) -> None:
+        while not self._ended.is_set():
+            self._producer.poll(0.2)
+
+
+def _settle(safe: asyncio.Future[None], error: KafkaError | None) -> None:
+    if safe.done():
+        return
+    if error is None:
+        safe.set_result(None)
+    else:
+        safe.set_exception(Undeliverable(str(error)))

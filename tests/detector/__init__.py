@@ -1,0 +1,1 @@
+"""Tests of the detector: its steps alone, and real processes on a real broker."""
