@@ -19,6 +19,7 @@ from deploy.local.ports import Ports
 from deploy.local.postgres import Server
 from schemas.migrate import migrate
 from schemas.provision import Size, provision
+from tests.stack import RunningStack
 
 IN_CONTAINERS = os.environ.get("SIGHTLOG_TEST_STACK", "local") == "containers"
 START_TIMEOUT_S = 60.0
@@ -106,3 +107,19 @@ def topic_prefix(kafka: str) -> str:
     prefix = f"test-{uuid4().hex[:12]}."
     provision({"bootstrap.servers": kafka}, prefix, FEW_PARTITIONS)
     return prefix
+
+
+@pytest.fixture(scope="module")
+def stack_options() -> list[str]:
+    """What `up` is told in this module; a module that wants more has its own fixture so named."""
+    return ["--cameras", "2"]
+
+
+@pytest.fixture(scope="module")
+def stack(
+    stack_options: list[str], warden: Warden, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RunningStack]:
+    """A whole Sightlog for this module, on ports of its own: see `RunningStack`."""
+    running = RunningStack(tmp_path_factory.mktemp("stack") / "data", stack_options, warden)
+    yield running
+    running.stop()

@@ -85,12 +85,16 @@ class Warden:
     def forget(self, pid: int) -> None:
         """Must be told of each reaped child: its number may soon be another process's."""
         with self._lock:
-            self._noted.pop(pid, None)
-            with suppress(BrokenPipeError):
+            noted = self._noted.pop(pid, None)
+            if noted is None:
+                return
+            with suppress(BrokenPipeError):  # it was killed: `ensure` will tell its successor
                 os.write(self._note_fd, f"-{pid}\n".encode())
 
     def close(self) -> None:
+        """Ends whatever still runs."""
         with self._lock:
+            self._noted.clear()
             os.close(self._note_fd)
         self._process.wait()
 

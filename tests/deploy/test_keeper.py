@@ -1,0 +1,101 @@
+"""What died is started again, later each time; what was stopped is not."""
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from deploy.local.child import Command
+from deploy.local.environment import minimal_environment
+from deploy.local.keeper import Keeper
+from tests.stack import eventually
+
+
+@dataclass(frozen=True)
+class Script:
+    """A part that is a line of shell, ready once it has written `up`."""
+
+    text: str
+    folder: Path
+    name: str = "script"
+    port: int = 0
+
+    def prepare(self, warden):
+        """Nothing."""
+
+    def command(self):
+        argv = ("sh", "-c", self.text)
+        return Command(argv, minimal_environment(), self.folder, self.folder / "script.log")
+
+    def is_ready(self):
+        return "up" in self.command().log.read_text()
+
+
+@pytest.fixture
+def keep(warden, tmp_path):
+    """Keeps a script until the test is over."""
+    keepers = []
+
+    def begin(text):
+        keeper = Keeper(Script(text, tmp_path), warden, changed=lambda _: None)
+        keepers.append(keeper)
+        keeper.start()
+        return keeper
+
+    yield begin
+    for keeper in keepers:
+        keeper.stop(grace_s=0.1)
+
+
+def test_a_part_is_ready_only_when_it_says_so(keep, tmp_path):
+    keeper = keep("until [ -e go ]; do sleep 0.02; done; echo up; sleep 60")
+    assert eventually(lambda: keeper.pid is not None, 5)
+    assert keeper.state == "starting"
+    (tmp_path / "go").touch()
+    assert eventually(lambda: keeper.state == "ready", 5)
+
+
+def test_a_killed_part_is_started_again_and_counted(keep):
+    keeper = keep("echo up; sleep 60")
+    assert eventually(lambda: keeper.state == "ready", 5)
+    first = keeper.pid
+    os.kill(first, signal.SIGKILL)
+    assert eventually(lambda: keeper.restarts == 1 and keeper.state == "ready", 5)
+    assert keeper.pid != first
+    assert keeper.last_status == -signal.SIGKILL
+
+
+def test_the_wait_doubles_each_time_a_part_dies_at_once(keep, tmp_path):
+    keep("date +%s.%N >> starts; exit 3")
+    starts = tmp_path / "starts"
+    assert eventually(lambda: starts.exists() and len(starts.read_text().split()) == 3, 10)
+    first, second, third = map(float, starts.read_text().split())
+    assert second - first == pytest.approx(0.5, abs=0.4)
+    assert third - second == pytest.approx(1.0, abs=0.4)
+
+
+def test_the_end_of_the_log_says_why_a_part_died(keep):
+    keeper = keep("echo setting X: expected a number; exit 2")
+    assert eventually(lambda: keeper.state == "failed", 5)
+    assert keeper.last_status == 2
+    assert keeper.problem.splitlines()[-1] == "setting X: expected a number"
+
+
+def test_a_stopped_part_is_not_started_again(keep, tmp_path):
+    keeper = keep("echo up; echo x >> starts; sleep 60")
+    assert eventually(lambda: keeper.state == "ready", 5)
+    keeper.stop()
+    assert keeper.state == "stopped"
+    assert keeper.pid is None
+    assert (tmp_path / "starts").read_text() == "x\n"
+
+
+def test_a_part_that_waits_to_be_started_again_is_stopped_at_once(keep):
+    keeper = keep("exit 1")
+    assert eventually(lambda: keeper.restarts >= 1, 5)
+    began = time.monotonic()
+    keeper.stop()
+    assert time.monotonic() - began < 1.0

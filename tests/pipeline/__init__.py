@@ -1,0 +1,1 @@
+"""Tests of the whole: real processes from a camera to a subscriber."""
