@@ -1,0 +1,1 @@
+"""REST -> Postgres -> reconcile -> streams.v1; the topics -> follow -> hub -> every WebSocket."""

@@ -1,0 +1,238 @@
+"""What REST says of a stream: what is wanted of it, and what is seen of it."""
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+from schemas.messages import Reason, Status, StreamSpec, StreamStatus
+from services.gateway.observed import Measured, Observed
+from services.gateway.streams import StreamRow
+from services.gateway.times import Time
+
+SILENCE = timedelta(seconds=30)  # a running stream without a heartbeat for so long is unhealthy
+ALL_ROLES = ["detect", "snapshot", "live"]
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+
+class SourceAnswer(Answer):
+    url: str
+    roles: list[str]
+
+
+class SourceFactsAnswer(Answer):
+    """What the camera sends."""
+
+    codec: str
+    width: int
+    height: int
+    fps: float | None
+
+
+class MeasuredAnswer(Answer):
+    """Over about the last 30 s, as this gateway saw it."""
+
+    fps: float | None
+    detected_fps: float | None
+    lag_ms_p50: float | None
+    lag_ms_p95: float | None
+
+
+class StreamAnswer(Answer):
+    id: str
+    name: str
+    rtsp_url: str
+    has_credentials: bool
+    sources: list[SourceAnswer]
+    status: Status
+    reason: Reason | None
+    message: str | None
+    hint: str | None
+    detection_enabled: bool
+    fps: float
+    effective_fps: float
+    frame_width: int | None
+    model: str | None
+    min_confidence: float | None
+    labels: list[str]
+    max_frame_age_ms: int
+    idle_gate: bool
+    trust_source_clock: bool
+    tags: list[str]
+    last_heartbeat: Time | None
+    since: Time | None
+    attempt: int
+    next_retry_at: Time | None
+    owner: str | None
+    epoch: int | None
+    generation: int
+    observed_generation: int | None
+    source: SourceFactsAnswer | None
+    measured: MeasuredAnswer | None
+    created_at: Time
+    updated_at: Time
+
+
+class UnhealthyAnswer(Answer):
+    id: str
+    name: str
+    reason: str | None
+    hint: str | None
+    last_heartbeat: Time | None
+
+
+class HealthAnswer(Answer):
+    status: Literal["healthy", "degraded", "unhealthy"]
+    total: int
+    running: int
+    error: int
+    unhealthy: list[UnhealthyAnswer]
+    checked_at: Time
+
+
+class TransitionAnswer(Answer):
+    """A status that the stream once had."""
+
+    status: Status
+    reason: Reason | None
+    message: str | None
+    hint: str | None
+    since: Time
+    attempt: int
+    owner: str | None
+    epoch: int
+    observed_generation: int
+
+
+def status_of(spec: StreamSpec, seen: StreamStatus | None) -> Status:
+    """What is wanted, against what its owner last said: one word for both."""
+    if not spec.running:
+        stopped = seen is None or seen.status is Status.STOPPED
+        return Status.STOPPED if stopped else Status.STOPPING
+    if seen is None:
+        return Status.STARTING
+    if seen.observed_generation < spec.generation:
+        # Not yet acted on: only a camera that runs goes on doing so meanwhile.
+        return Status.RUNNING if seen.status is Status.RUNNING else Status.STARTING
+    if seen.status is Status.STOPPED and seen.reason is not Reason.ENDED:
+        return Status.STARTING  # its owner left; the next one takes it up
+    return seen.status
+
+
+def stream_answer(row: StreamRow, seen: Observed, max_fps: float) -> StreamAnswer:
+    spec = row.spec
+    observed = seen.status(spec.stream_id)
+    heartbeat = seen.heartbeat(spec.stream_id)
+    return StreamAnswer(
+        **_wanted(spec, max_fps),
+        **_observed(spec, observed),
+        last_heartbeat=heartbeat.at if heartbeat else None,
+        measured=_measured(seen.measured(spec.stream_id)),
+        created_at=row.created_at,
+        updated_at=row.updated_at,
+    )
+
+
+def _wanted(spec: StreamSpec, max_fps: float) -> dict[str, Any]:
+    sources = [SourceAnswer(url=one.url, roles=list(one.roles)) for one in spec.sources]
+    return {
+        "id": spec.stream_id,
+        "name": spec.name,
+        "rtsp_url": spec.url,
+        "has_credentials": spec.sealed_credentials is not None,
+        "sources": sources or [SourceAnswer(url=spec.url, roles=ALL_ROLES)],
+        "detection_enabled": spec.detection_enabled,
+        "fps": spec.fps,
+        "effective_fps": min(spec.fps, max_fps),
+        "frame_width": spec.frame_width,
+        "model": spec.model,
+        "min_confidence": spec.min_confidence,
+        "labels": list(spec.labels),
+        "max_frame_age_ms": spec.max_frame_age_ms,
+        "idle_gate": spec.idle_gate,
+        "trust_source_clock": spec.trust_source_clock,
+        "tags": list(spec.tags),
+        "generation": spec.generation,
+    }
+
+
+def _observed(spec: StreamSpec, seen: StreamStatus | None) -> dict[str, Any]:
+    """The owner's reasons stand only beside the status that they are the reasons for."""
+    status = status_of(spec, seen)
+    told = seen if seen and seen.status is status else None
+    return {
+        "status": status,
+        "reason": told.reason if told else None,
+        "message": told.message if told else None,
+        "hint": told.hint if told else None,
+        "since": seen.since if seen else None,
+        "attempt": seen.attempt if seen else 0,
+        "next_retry_at": told.next_retry_at if told else None,
+        "owner": seen.owner if seen else None,
+        "epoch": seen.epoch if seen else None,
+        "observed_generation": seen.observed_generation if seen else None,
+        "source": _source(seen),
+    }
+
+
+def _source(seen: StreamStatus | None) -> SourceFactsAnswer | None:
+    if seen is None or seen.source is None:
+        return None
+    facts = seen.source
+    return SourceFactsAnswer(
+        codec=facts.codec, width=facts.width, height=facts.height, fps=facts.fps
+    )
+
+
+def _measured(measured: Measured | None) -> MeasuredAnswer | None:
+    if measured is None:
+        return None
+    return MeasuredAnswer(
+        fps=measured.fps,
+        detected_fps=measured.detected_fps,
+        lag_ms_p50=measured.lag_ms_p50,
+        lag_ms_p95=measured.lag_ms_p95,
+    )
+
+
+def health_answer(rows: Sequence[StreamRow], seen: Observed, at: datetime) -> HealthAnswer:
+    statuses = [status_of(row.spec, seen.status(row.spec.stream_id)) for row in rows]
+    wanted = [row for row in rows if row.spec.running]
+    unhealthy = [found for row in wanted if (found := _unhealthy(row, seen, at)) is not None]
+    return HealthAnswer(
+        status=_verdict(len(wanted), len(unhealthy)),
+        total=len(rows),
+        running=statuses.count(Status.RUNNING),
+        error=statuses.count(Status.ERROR),
+        unhealthy=unhealthy,
+        checked_at=at,
+    )
+
+
+def _verdict(wanted: int, unhealthy: int) -> Literal["healthy", "degraded", "unhealthy"]:
+    if not unhealthy:
+        return "healthy"
+    return "degraded" if unhealthy < wanted else "unhealthy"
+
+
+def _unhealthy(row: StreamRow, seen: Observed, at: datetime) -> UnhealthyAnswer | None:
+    """None: it runs, it has ended as it should, or it was started a moment ago."""
+    spec = row.spec
+    observed, heartbeat = seen.status(spec.stream_id), seen.heartbeat(spec.stream_id)
+    status = status_of(spec, observed)
+    heard = max(row.updated_at, heartbeat.at) if heartbeat else row.updated_at
+    silent = at - heard > SILENCE and status is not Status.STOPPED
+    if status is not Status.ERROR and not silent:
+        return None
+    return UnhealthyAnswer(
+        id=spec.stream_id,
+        name=spec.name,
+        reason=observed.reason if observed and observed.reason else "NO_HEARTBEAT",
+        hint=observed.hint if observed and observed.reason else "is an ingestor running?",
+        last_heartbeat=heartbeat.at if heartbeat else None,
+    )

@@ -1,0 +1,146 @@
+"""Makes streams.v1 agree with the streams table, whatever happened to either.
+
+Every gateway can; an advisory lock picks one. Again and again it compares what the topic says of
+each stream with its row, and says what differs. So a publish that was lost, doubled or late, a
+foreign message, a rebuilt topic, a gateway killed anywhere are all healed in the same way.
+
+The topic is read first and the rows after it: an entry whose row is not there really has none.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
+
+import structlog
+from confluent_kafka import KafkaException
+from prometheus_client import Counter, Gauge
+from sqlalchemy import Connection, create_engine, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.pool import NullPool
+
+from schemas.messages import StreamSpec
+from schemas.tables import engine_url
+from services.gateway.bury import Burial
+from services.gateway.specs import Place, Specs, TopicRebuilt
+from services.gateway.streams import StreamRow, everything
+from services.process.crash import crash_point
+
+log = structlog.get_logger()
+
+LEADER = 0x5EC0  # the advisory lock of the one that reconciles
+EVERY_S = 1.0  # also what another replica wrote is seen after so long
+ELECTION_EVERY_S = 1.0
+FROM_SCRATCH_EVERY_S = 600.0  # what was read of the topic is not trusted for longer
+DELIVERED_WITHIN_S = 1.0
+STOP_WITHIN_S = 3.0
+
+LEADING = Gauge("sightlog_gateway_reconciler_leading", "1 where this gateway reconciles")
+SAID = Counter("sightlog_gateway_specs_published_total", "Messages that made streams.v1 agree")
+
+
+Difference = tuple[Place, StreamSpec | None]
+
+
+def differences(
+    rows: Iterable[StreamRow], said: Mapping[Place, StreamSpec | None]
+) -> Iterator[Difference]:
+    """What must be said so that each stream has its spec in its slot, and nothing anywhere else."""
+    wanted: dict[Place, StreamSpec] = {
+        (row.slot, row.id): row.spec for row in rows if row.deleted_at is None
+    }
+    for place, spec in wanted.items():
+        if said.get(place) != spec:
+            yield place, spec
+    for place in said:
+        if place not in wanted:
+            yield place, None
+
+
+class Reconciler:
+    """A thread."""
+
+    def __init__(self, database_url: str, specs: Callable[[], Specs], burial: Burial) -> None:
+        """`specs` reads the topic anew for each time that this gateway is elected."""
+        self._engine = create_engine(
+            engine_url(database_url),
+            poolclass=NullPool,
+            isolation_level="AUTOCOMMIT",
+            hide_parameters=True,
+            connect_args={
+                "connect_timeout": 2,
+                "application_name": "sightlog-reconciler",
+                "options": "-c timezone=UTC -c statement_timeout=10s",
+                "tcp_user_timeout": 8000,
+            },
+        )
+        self._specs = specs
+        self._burial = burial
+        self._stop = threading.Event()
+        self._nudged = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="reconcile", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(STOP_WITHIN_S)
+
+    def nudge(self) -> None:
+        """Something was written; from any thread."""
+        self._nudged.set()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                with self._elected() as connection:
+                    if connection is not None:
+                        self._lead(connection)
+            except (DBAPIError, KafkaException, TopicRebuilt) as error:
+                log.warning("reconciler.interrupted", error=type(error).__name__)
+            self._stop.wait(ELECTION_EVERY_S)
+
+    @contextmanager
+    def _elected(self) -> Iterator[Connection | None]:
+        """The lock lives as long as its connection, and every pass asks on that very connection:
+        who lost it can publish nothing more."""
+        with self._engine.connect() as connection:
+            lock = text("SELECT pg_try_advisory_lock(:key)")
+            if not connection.execute(lock, {"key": LEADER}).scalar_one():
+                yield None
+                return
+            log.info("reconciler.elected")
+            LEADING.set(1)
+            try:
+                yield connection
+            finally:
+                LEADING.set(0)
+
+    def _lead(self, connection: Connection) -> None:
+        until = time.monotonic() + FROM_SCRATCH_EVERY_S
+        due = 0.0
+        with closing(self._specs()) as specs:
+            while not self._stop.is_set() and time.monotonic() < until:
+                specs.read()
+                if specs.current and (self._nudged.is_set() or time.monotonic() >= due):
+                    self._nudged.clear()
+                    due = time.monotonic() + EVERY_S
+                    self._agree(connection, specs)
+
+    def _agree(self, connection: Connection, specs: Specs) -> None:
+        rows = everything(connection)
+        found = list(differences(rows, specs.said))
+        for place, spec in found:
+            crash_point("reconciler.before_publish")
+            specs.say(place, spec)
+        if found:
+            self._await_delivery(specs)
+            crash_point("reconciler.after_publish")
+            SAID.inc(len(found))
+            log.info("specs.published", specs=len(found))
+        self._burial.bury(connection, specs, [row for row in rows if row.deleted_at is not None])
+
+    def _await_delivery(self, specs: Specs) -> None:
+        while not specs.delivered(DELIVERED_WITHIN_S) and not self._stop.is_set():
+            log.warning("specs.undelivered")

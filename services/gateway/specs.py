@@ -1,0 +1,101 @@
+"""streams.v1, as the reconciler has it: what it says of each stream now, and a way to say more."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import structlog
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
+
+from schemas.messages import StreamSpec
+from schemas.topics import PRODUCER_OF_FACTS, STREAM_STATUS, STREAMS, DecodeError, Header
+from services.gateway.tail import Hole, Start, Tail
+from services.process.trace import new_traceparent
+
+log = structlog.get_logger()
+
+Place = tuple[int, str]
+"""A slot and a stream in it."""
+
+
+class TopicRebuilt(Exception):
+    """What we know of the topic is of one that is gone: begin again."""
+
+
+class Specs:
+    """For one thread."""
+
+    def __init__(self, kafka_config: Mapping[str, Any], prefix: str, source: str) -> None:
+        """`source`: who speaks, as in the messages' envelope."""
+        self._topic, self._statuses = STREAMS.named(prefix), STREAM_STATUS.named(prefix)
+        self._source = source
+        self._tail = Tail(kafka_config, {self._topic: Start.BEGINNING})
+        self._producer = Producer({**kafka_config, **PRODUCER_OF_FACTS})
+        self._unread: dict[int, int] = {}  # partition -> offset of our own last message there
+        self.said: dict[Place, StreamSpec | None] = {}
+        """None: something that can't be decoded. What has a tombstone is not in it."""
+
+    def close(self) -> None:
+        self._producer.purge()
+        self._producer.flush(1)
+        self._tail.close()
+
+    @property
+    def current(self) -> bool:
+        """Whether all is read that was there at first, and all that we said since."""
+        return self._tail.complete and not self._unread
+
+    def read(self) -> None:
+        """Waits 0.2 s at most. Raises TopicRebuilt, KafkaException."""
+        for found in self._tail.read():
+            if isinstance(found, Hole):
+                raise TopicRebuilt
+            self._note(found)
+
+    def _note(self, message: Message) -> None:
+        partition, offset = message.partition() or 0, message.offset() or 0
+        if self._unread.get(partition, offset + 1) <= offset:
+            del self._unread[partition]
+        place = partition, (message.key() or b"").decode(errors="replace")
+        if message.value() is None:
+            self.said.pop(place, None)
+            return
+        try:
+            self.said[place] = STREAMS.decode(message.value())
+        except DecodeError as error:
+            log.warning("spec.undecodable", stream=place[1], error=str(error))
+            self.said[place] = None
+
+    def say(self, place: Place, spec: StreamSpec | None) -> None:
+        """None: a tombstone. `delivered` tells when the broker has it."""
+        if spec is None:
+            self._produce(self._topic, place, None, [("traceparent", new_traceparent().encode())])
+        else:
+            headers = STREAMS.headers(spec, self._source, new_traceparent())
+            self._produce(self._topic, place, STREAMS.encode(spec), headers)
+
+    def forget_status(self, place: Place) -> None:
+        headers = [("traceparent", new_traceparent().encode())]
+        self._produce(self._statuses, place, None, headers)
+
+    def _produce(
+        self, topic: str, place: Place, value: bytes | None, headers: Sequence[Header]
+    ) -> None:
+        slot, stream_id = place
+        self._producer.produce(
+            topic,
+            key=stream_id.encode(),
+            value=value,
+            partition=slot,
+            headers=[*headers],
+            on_delivery=self._delivered,
+        )
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            raise KafkaException(error)
+        if message.topic() == self._topic:
+            self._unread[message.partition() or 0] = message.offset() or 0
+
+    def delivered(self, within_s: float) -> bool:
+        """Whether all that was said is acknowledged. Raises KafkaException."""
+        return not self._producer.flush(within_s)
