@@ -14,6 +14,7 @@ from typing import IO, Self
 
 HERE = Path(__file__).parent
 BARE_PYTHON = (sys.executable, "-I", "-S")
+LAST_BYTES = 16_384
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,7 @@ class Child:
         self._clearing = threading.Lock()
         self._cleared = False
         with command.log.open("ab") as log:
+            self._log_start = log.seek(0, os.SEEK_END)
             self._process = warden.spawn(command, log)
 
     @property
@@ -156,6 +158,15 @@ class Child:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
 
+    def last_words(self, count: int = 15) -> str:
+        """The last lines that this very process, and no earlier one, has logged."""
+        with self.command.log.open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            said = size - self._log_start if size >= self._log_start else size  # it was rotated
+            log.seek(size - min(said, LAST_BYTES))
+            text = log.read().decode(errors="replace")
+        return "\n".join(text.splitlines()[-count:])
+
     def _clear_group(self) -> None:
         """End what the child left behind in its group, and free its number."""
         with self._clearing:
@@ -163,13 +174,3 @@ class Child:
                 self.kill()
                 self._warden.forget(self.pid)
             self._cleared = True
-
-
-def run(command: Command, warden: Warden, timeout_s: float) -> int | None:
-    """Run a short job to its end: its exit status, or None where the timeout killed it."""
-    child = Child(command, warden)
-    status = child.wait(timeout_s)
-    if status is None:
-        child.kill()
-        child.wait()
-    return status

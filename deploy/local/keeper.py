@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from deploy.local.child import Child, Warden
-from deploy.local.parts import POLL_S, Part, PartFailed, last_lines
+from deploy.local.parts import POLL_S, Part, PartFailed
 from deploy.local.rotate import rotate
 
 FIRST_DELAY_S = 0.5
@@ -43,15 +43,19 @@ class Keeper:
         child = self._child
         return child.pid if child is not None and child.poll() is None else None
 
-    def stop(self, grace_s: float = STOP_GRACE_S) -> None:
-        """Ask it to end, kill its process group after the grace; it is not started again."""
+    def stop(self, grace_s: float = STOP_GRACE_S) -> int | None:
+        """Ask it to end, kill its process group after the grace; it is not started again.
+
+        Returns the exit status it ended with; None if it was not running.
+        """
         self._stopping.set()
         with self._spawning:
             child = self._child
-        if child is not None:
-            child.stop(grace_s)
+        was_running = child is not None and child.poll() is None
+        status = child.stop(grace_s) if child is not None else None
         self._thread.join()
         self._become("stopped")
+        return status if was_running else None
 
     def kill(self) -> None:
         """At once, for who can't wait; `stop` still has to be called."""
@@ -71,7 +75,7 @@ class Keeper:
                 return
             delay_s = min(2 * delay_s, LONGEST_DELAY_S)
             self.restarts += 1
-            self._become("starting")
+            self.state = "starting"  # told once it has a process
 
     def _run_once(self) -> None:
         """From its start to its end."""
@@ -103,7 +107,7 @@ class Keeper:
             self._become("ready")
         self.last_status = child.wait()
         if not self._stopping.is_set():
-            self._fail(f"exit status {self.last_status}\n{last_lines(child.command)}")
+            self._fail(f"exit status {self.last_status}\n{child.last_words()}")
 
     def _fail(self, problem: str) -> None:
         self.problem = problem

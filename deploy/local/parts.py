@@ -3,7 +3,7 @@
 import time
 from typing import Protocol
 
-from deploy.local.child import Child, Command, Warden, run
+from deploy.local.child import Child, Command, Warden
 
 JOB_TIMEOUT_S = 120.0
 POLL_S = 0.05
@@ -33,9 +33,12 @@ class Part(Protocol):
 
 def run_job(name: str, command: Command, warden: Warden) -> None:
     """Run it to its end. Raises PartFailed with the end of its log where that is not status 0."""
-    status = run(command, warden, JOB_TIMEOUT_S)
+    job = Child(command, warden)
+    status = job.wait(JOB_TIMEOUT_S)
+    if status is None:
+        status = job.stop(grace_s=0)
     if status != 0:
-        raise PartFailed(f"{name}: exit status {status}\n{last_lines(command)}")
+        raise PartFailed(f"{name}: exit status {status}\n{job.last_words()}")
 
 
 def start(part: Part, warden: Warden, timeout_s: float) -> Child:
@@ -48,10 +51,4 @@ def start(part: Part, warden: Warden, timeout_s: float) -> Child:
             return child
         time.sleep(POLL_S)
     status = child.stop()
-    raise PartFailed(f"{part.name}: exit status {status}\n{last_lines(child.command)}")
-
-
-def last_lines(command: Command, count: int = 15) -> str:
-    """The end of what it wrote."""
-    text = command.log.read_bytes()[-16_384:].decode(errors="replace")
-    return "\n".join(text.splitlines()[-count:])
+    raise PartFailed(f"{part.name}: exit status {status}\n{child.last_words()}")

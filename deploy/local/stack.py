@@ -5,6 +5,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from deploy.local.cameras import BUNDLED
@@ -49,6 +50,8 @@ class Stack:
         self._interrupted = threading.Event()
         self._is_open = False
         self._cameras_seen = 0
+        self.unclean: list[str] = []
+        """Services that did not end with status 0 when they were asked to."""
 
     def start(self, jars: list[Path]) -> None:
         """Until all is ready. Raises PartFailed, SettingRefused, NotReady, Interrupted,
@@ -126,12 +129,15 @@ class Stack:
 
     def _stop(self, names: Iterable[str]) -> None:
         """All of these at the same time."""
-        stopped = [(name, threading.Thread(target=self._keepers[name].stop)) for name in names]
-        for _, thread in stopped:
-            thread.start()
-        for name, thread in stopped:
-            thread.join()
-            del self._keepers[name]
+        keepers = [self._keepers[name] for name in names]
+        if not keepers:
+            return
+        with ThreadPoolExecutor(len(keepers)) as pool:
+            statuses = list(pool.map(Keeper.stop, keepers))
+        for keeper, status in zip(keepers, statuses, strict=True):
+            del self._keepers[keeper.part.name]
+            if status and isinstance(keeper.part, Service):
+                self.unclean.append(f"{keeper.part.name} ended with status {status}")
 
     def _noticed(self, keeper: Keeper) -> None:
         facts = {"restarts": keeper.restarts or None}

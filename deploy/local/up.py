@@ -94,7 +94,9 @@ def run(start: Start, warden: Warden) -> Exit:
         stack.tend()
     finally:
         stack.stop()
-    return Exit.OK
+    for problem in stack.unclean:
+        explain(problem)
+    return Exit.UNHEALTHY if stack.unclean else Exit.OK
 
 
 def tell_fetch(state: str) -> None:

@@ -77,17 +77,18 @@ def test_the_wait_doubles_each_time_a_part_dies_at_once(keep, tmp_path):
     assert third - second == pytest.approx(1.0, abs=0.4)
 
 
-def test_the_end_of_the_log_says_why_a_part_died(keep):
+def test_its_own_last_words_say_why_a_part_died(keep, tmp_path):
+    (tmp_path / "script.log").write_text("an earlier run\n")
     keeper = keep("echo setting X: expected a number; exit 2")
     assert eventually(lambda: keeper.state == "failed", 5)
     assert keeper.last_status == 2
-    assert keeper.problem.splitlines()[-1] == "setting X: expected a number"
+    assert keeper.problem.splitlines() == ["exit status 2", "setting X: expected a number"]
 
 
 def test_a_stopped_part_is_not_started_again(keep, tmp_path):
     keeper = keep("echo up; echo x >> starts; sleep 60")
     assert eventually(lambda: keeper.state == "ready", 5)
-    keeper.stop()
+    assert keeper.stop() == -signal.SIGTERM
     assert keeper.state == "stopped"
     assert keeper.pid is None
     assert (tmp_path / "starts").read_text() == "x\n"
@@ -95,7 +96,7 @@ def test_a_stopped_part_is_not_started_again(keep, tmp_path):
 
 def test_a_part_that_waits_to_be_started_again_is_stopped_at_once(keep):
     keeper = keep("exit 1")
-    assert eventually(lambda: keeper.restarts >= 1, 5)
+    assert eventually(lambda: keeper.restarts == 1 and keeper.state == "failed", 5)
     began = time.monotonic()
-    keeper.stop()
+    assert keeper.stop() is None
     assert time.monotonic() - began < 1.0
