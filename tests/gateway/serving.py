@@ -1,6 +1,5 @@
 """An app served by the real server, in a thread of this process."""
 
-import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
+import uvloop
 from fastapi import FastAPI
 
 from services.gateway.sockets import WEBSOCKETS
@@ -16,9 +16,16 @@ from services.gateway.sockets import WEBSOCKETS
 @contextmanager
 def serving(app: FastAPI, **options: Any) -> Iterator[str]:
     """Yields the app's `host:port`."""
-    settings = {"host": "127.0.0.1", "port": 0, "log_config": None, **WEBSOCKETS, **options}
+    settings = {
+        "host": "127.0.0.1",
+        "port": 0,
+        "lifespan": "off",
+        "log_config": None,
+        **WEBSOCKETS,
+        **options,
+    }
     server = uvicorn.Server(uvicorn.Config(app, **settings))
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
+    thread = threading.Thread(target=lambda: uvloop.run(server.serve()), daemon=True)
     thread.start()
     try:
         while not server.started:

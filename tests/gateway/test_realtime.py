@@ -13,6 +13,7 @@ from confluent_kafka import Producer
 from fastapi import Depends, FastAPI
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.typing import Origin
 
 from schemas.messages import Event, Message, Outcome, Phase, Status, now
 from schemas.topics import (
@@ -82,7 +83,7 @@ class Client:
 
     async def next(self, within_s: float = 10) -> dict[str, Any]:
         text = await asyncio.wait_for(self.connection.recv(), within_s)
-        message = json.loads(text)
+        message: dict[str, Any] = json.loads(text)
         assert message.keys() == {"event", "cursor", "data"}
         assert isinstance(text, str)
         return message
@@ -145,9 +146,8 @@ async def test_the_three_kept_events_and_events_arrive_in_the_words_of_the_contr
         send(DETECTIONS, a_record(7, "person", epoch=5))
         record = await client.data("detection")
         frame = {"width": 640, "height": 360}
-        assert record.keys() == set(
-            "streamId frameId recordId timestamp frame imagePath model detections".split()
-        )
+        first, second = ("streamId", "frameId", "recordId", "timestamp"), ("frame", "imagePath")
+        assert record.keys() == {*first, *second, "model", "detections"}
         assert record["frameId"] == record["recordId"] == f"{DOOR}/5/7"
         assert record["frame"] == frame
         assert record["timestamp"] == "2026-11-01T12:00:01.400001Z"
@@ -319,9 +319,9 @@ async def test_a_query_that_makes_no_sense_is_refused_with_a_problem(
 
 async def test_a_page_of_another_host_is_refused(address: str) -> None:
     with pytest.raises(InvalidStatus) as refused:
-        await connect(f"ws://{address}/ws", origin="http://evil.example")
+        await connect(f"ws://{address}/ws", origin=Origin("http://evil.example"))
     assert refused.value.response.status_code == 403
-    async with listening(address, origin=f"http://{address}") as client:
+    async with listening(address, origin=Origin(f"http://{address}")) as client:
         await client.data("snapshot")
 
 
@@ -368,7 +368,8 @@ async def test_a_client_that_does_not_read_loses_its_own_oldest_and_holds_up_nob
                     assert (await quick.data("detection"))["frameId"] == f"{DOOR}/1/{number}"
                 longest = max(longest, time.monotonic() - before)
             assert longest < 2
-            seen, missed = [], 0
+            seen: list[int] = []
+            missed = 0
             while not seen or seen[-1] < count - 1:
                 message = await slow.next()
                 if message["event"] == "gap":
