@@ -1,11 +1,12 @@
 """The routes, in front of them who may use them, and behind them one shape for every error."""
 
 from collections.abc import Callable, Iterable
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
-from starlette.requests import HTTPConnection
+from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
 from services.gateway.access import ROUTES, Access, refuse_unlisted
@@ -20,6 +21,7 @@ from services.gateway.problems import (
     CHANGED_MEANWHILE,
     FORBIDDEN,
     INVALID,
+    NOT_ALLOWED,
     TOO_LARGE,
     TOO_MANY,
     UNAUTHENTICATED,
@@ -37,7 +39,7 @@ from services.gateway.seal import NoSealingKey
 from services.gateway.slots import SlotsUnknown
 from services.gateway.snapshots import NoSuchName
 from services.gateway.streams import ChangedMeanwhile, NoSuchStream
-from services.gateway.strict import LARGEST_BODY
+from services.gateway.strict import LARGEST_BODY, BodyLimit
 
 VERSION = "0.1.0"
 
@@ -70,19 +72,30 @@ def create_app(parts: Parts, access: Access, more: Iterable[APIRouter] = ()) -> 
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
-        max_body_size=LARGEST_BODY,
         telemetry={"tracing": False},
     )
     app.state.parts = parts
     for router in (streams.router, pictures.router, detections.router, service.router, *more):
-        app.include_router(router)
+        app.include_router(router, max_body_size=LARGEST_BODY)
     refuse_unlisted(app.routes, ROUTES)
     answer_with_problems(app)
     for error, problem in PROBLEMS.items():
         app.add_exception_handler(error, _told(problem))
+    app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _not_allowed)
+    app.add_middleware(BodyLimit)
     app.add_middleware(Counted)
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]  # as FastAPI documents it
     return app
+
+
+async def _not_allowed(request: Request, _: Exception) -> Response:
+    """The framework knows only the methods of the first route with this path."""
+    path = request.scope["route"].path
+    allowed = sorted(method for method, known in ROUTES if known == path and method != "WEBSOCKET")
+    problem = Problem(
+        NOT_ALLOWED, "there is no such method here", headers={"Allow": ", ".join(allowed)}
+    )
+    return response_of(request, problem)
 
 
 def _told(

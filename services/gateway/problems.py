@@ -37,6 +37,7 @@ FORBIDDEN = Kind("forbidden", HTTPStatus.FORBIDDEN, "The key does not allow this
 FOREIGN_HOST = Kind("foreign-host", HTTPStatus.FORBIDDEN, "The request is from elsewhere")
 NOT_FOUND = Kind("not-found", HTTPStatus.NOT_FOUND, "Not found")
 NO_PICTURE = Kind("no-picture", HTTPStatus.NOT_FOUND, "There is no picture")
+NOT_ALLOWED = Kind("method-not-allowed", HTTPStatus.METHOD_NOT_ALLOWED, "No such method here")
 CHANGED_MEANWHILE = Kind(
     "changed-meanwhile", HTTPStatus.PRECONDITION_FAILED, "The stream was changed meanwhile"
 )
@@ -148,10 +149,14 @@ async def _http(connection: HTTPConnection, error: Exception) -> Response:
     """What the framework itself refuses: an unknown path, a wrong method, too large a body."""
     assert isinstance(error, HTTPException)  # noqa: S101 -- as registered above
     kind = _FRAMEWORKS.get(error.status_code) or _kind_of(HTTPStatus(error.status_code))
-    detail = kind.status.description or kind.title
+    detail = _DETAILS.get(kind.status) or kind.status.description or kind.title
     return response_of(connection, Problem(kind, detail, headers=error.headers))
 
 
+_DETAILS = {
+    HTTPStatus.BAD_REQUEST: "the body can't be read as JSON",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "a body has at most 64 KiB",
+}
 _FRAMEWORKS = {kind.status.value: kind for kind in (MALFORMED_JSON, NOT_FOUND, TOO_LARGE)}
 
 
@@ -182,6 +187,8 @@ _MESSAGES = {
     "missing": "is required",
     "extra_forbidden": "is not a field of this",
     "model_attributes_type": "expected a JSON object",
+    "timezone_aware": "expected a time with its offset, as 2026-01-31T12:00:00Z",
+    "timezone_naive": "expected a time with its offset, as 2026-01-31T12:00:00Z",
 }
 
 

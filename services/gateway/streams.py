@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, delete, func, insert, select, text, update
+from sqlalchemy import Connection, Select, any_, delete, func, insert, select, text, update
 
 from schemas.messages import Source, StreamId, StreamSpec, now
 from schemas.tables import streams
@@ -105,6 +105,8 @@ def _least_loaded(connection: Connection, slots: int) -> int:
 
 def find(connection: Connection, id: str, *, for_update: bool = False) -> StreamRow:
     """Raises NoSuchStream."""
+    if not (id.isascii() and id.isalnum()):
+        raise NoSuchStream  # what Postgres could not even be asked for: NUL, half a character
     query = select(*_COLUMNS).where(streams.c.id == id, streams.c.deleted_at.is_(None))
     rows = _rows(connection, query.with_for_update() if for_update else query)
     if not rows:
@@ -120,7 +122,7 @@ def newest(
     if before is not None:
         query = query.where(streams.c.id < before)
     if tag is not None:
-        query = query.where(streams.c.tags.any(tag))
+        query = query.where(tag == any_(streams.c.tags))
     return _rows(connection, query.order_by(streams.c.id.desc()).limit(limit))
 
 

@@ -1,11 +1,20 @@
-"""Refuses what a route would silently ignore."""
+"""Refuses what a route would silently ignore, and what is too large to be read at all."""
 
 from collections.abc import Iterator
 
 from fastapi.dependencies.models import Dependant
+from starlette.datastructures import Headers
 from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from services.gateway.problems import INVALID, NOT_JSON, FieldError, Problem
+from services.gateway.problems import (
+    INVALID,
+    NOT_JSON,
+    TOO_LARGE,
+    FieldError,
+    Problem,
+    response_of,
+)
 
 LARGEST_BODY = 64 * 1024
 LONGEST_NAME = 50
@@ -50,3 +59,20 @@ def _has_body(request: Request) -> bool:
 def _is_json(request: Request) -> bool:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     return kind == "application/json"
+
+
+class BodyLimit:
+    """ASGI middleware: who says that it will send too much is refused before it does. A body that
+    does not say its length is cut off by the framework, at the same limit."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            length = Headers(scope=scope).get("content-length", "0")
+            if not length.isdecimal() or int(length[:20]) > LARGEST_BODY:
+                problem = Problem(TOO_LARGE, "a body has at most 64 KiB")
+                await response_of(Request(scope), problem)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)

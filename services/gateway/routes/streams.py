@@ -74,7 +74,7 @@ async def list_streams(
     parts: PartsOf,
     paging: By100,
     status: Status | None = None,
-    tag: Annotated[str | None, Query(max_length=100, pattern=r"^[^\0]*$")] = None,
+    tag: Annotated[str | None, Query(max_length=100, pattern=r"^[^\x00]*$")] = None,
 ) -> list[StreamAnswer]:
     """Newest first."""
     position = paging.position

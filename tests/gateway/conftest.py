@@ -1,0 +1,55 @@
+"""The gateway's parts on the real broker and database, and clients for its app."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from nacl.public import PrivateKey
+from sqlalchemy import Engine, create_engine
+
+from schemas.tables import engine_url
+from services.gateway.access import Access
+from services.gateway.app import create_app
+from services.gateway.parts import Parts
+from tests.gateway.parts import Nudges, key_of, make_parts
+
+
+@pytest.fixture(scope="module")
+def sealing_key() -> PrivateKey:
+    return PrivateKey.generate()
+
+
+@pytest.fixture(scope="module")
+def nudges() -> Nudges:
+    return Nudges()
+
+
+@pytest.fixture(scope="module")
+def parts(
+    database_url: str,
+    kafka: str,
+    topic_prefix: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    sealing_key: PrivateKey,
+    nudges: Nudges,
+) -> Iterator[Parts]:
+    folder: Path = tmp_path_factory.mktemp("frames")
+    made = make_parts(database_url, kafka, topic_prefix, folder, key_of(sealing_key), nudges)
+    yield made
+    made.database.close()
+
+
+@pytest.fixture
+async def client(parts: Parts) -> AsyncIterator[httpx.AsyncClient]:
+    """Of a gateway on loopback without keys, as the replaced system's clients know it."""
+    transport = httpx.ASGITransport(create_app(parts, Access(None, [])))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def engine(database_url: str) -> Iterator[Engine]:
+    engine = create_engine(engine_url(database_url))
+    yield engine
+    engine.dispose()
