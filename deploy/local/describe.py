@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from deploy.local.cameras import described_cameras
 from deploy.local.keeper import Keeper
 from deploy.local.place import Described
 from deploy.local.plan import Plan
@@ -12,7 +11,9 @@ from deploy.local.service import Service
 VERSION = 1
 
 
-def describe(plan: Plan, keepers: Sequence[Keeper], *, ready: bool) -> Described:
+def describe(
+    plan: Plan, keepers: Sequence[Keeper], cameras: list[dict[str, Any]], *, ready: bool
+) -> Described:
     """The shape that outside scripts rely on; add to it, change nothing."""
     services = [keeper for keeper in keepers if isinstance(keeper.part, Service)]
     parts = [keeper for keeper in keepers if not isinstance(keeper.part, Service)]
@@ -28,7 +29,7 @@ def describe(plan: Plan, keepers: Sequence[Keeper], *, ready: bool) -> Described
         "apiKey": plan.secrets.api_key,
         "mediaPath": str(plan.place.media),
         "storagePath": str(plan.place.frames),
-        "cameras": described_cameras(plan.place.cameras_file, plan.ports.port("cameras")),
+        "cameras": cameras,
         "services": [described_service(keeper) for keeper in services],
         "parts": [described_part(keeper) for keeper in parts],
     }

@@ -100,7 +100,7 @@ class Broker:
             "controller.quorum.voters": f"1@{controller}",
             "listeners": f"PLAINTEXT://{client},CONTROLLER://{controller}",
             "advertised.listeners": f"PLAINTEXT://{client}",
-            "log.dirs": str(self.folder / "data"),
+            "log.dirs": "data",  # from the folder it runs in: any other path would need escaping
         }
 
     def command(self) -> Command:
@@ -108,13 +108,12 @@ class Broker:
 
     def _java(self, main: str, *arguments: str) -> Command:
         classpath = os.pathsep.join(map(str, self.jars))
-        logging = f"-Dlog4j2.configurationFile={self.folder / 'log4j2.properties'}"
         return Command(
             argv=(
                 str(JAVA),
                 *("-Xmx512m", "-Xms64m"),
                 *JVM,
-                logging,
+                "-Dlog4j2.configurationFile=log4j2.properties",
                 *("-cp", classpath),
                 main,
                 *arguments,

@@ -5,10 +5,12 @@ import shutil
 import threading
 import time
 from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import Any
 
-from deploy.local.cameras import BUNDLED
+from deploy.local.camera import CamerasUnreadable
+from deploy.local.cameras import BUNDLED, described_cameras
 from deploy.local.child import Warden
 from deploy.local.describe import describe
 from deploy.local.files import write_whole
@@ -46,10 +48,11 @@ class Stack:
         self._wish = wish
         self._warden = warden
         self._keepers: dict[str, Keeper] = {}
-        self._writing = threading.Lock()
-        self._interrupted = threading.Event()
+        self._news = threading.Event()
+        self._interrupts = 0
         self._is_open = False
-        self._cameras_seen = 0
+        self._cameras_stamp = 0
+        self._cameras: list[dict[str, Any]] = []
         self.unclean: list[str] = []
         """Services that did not end with status 0 when they were asked to."""
 
@@ -71,31 +74,35 @@ class Stack:
     def open(self) -> Described:
         """From now on `stack.json` says what runs; returns what it says."""
         self._is_open = True
+        self._follow_cameras()
         return self._describe()
 
     def interrupt(self) -> None:
-        """Ends `start` and `tend` soon; a second time, `stop` becomes short. Fit for a signal."""
-        if self._interrupted.is_set():
-            for keeper in list(self._keepers.values()):
-                keeper.kill()
-        self._interrupted.set()
+        """Ends `start` and `tend` soon; a second time, `stop` becomes short.
+
+        It takes no lock: a signal may come while this thread holds any.
+        """
+        self._interrupts += 1
 
     def tend(self) -> None:
-        """Until interrupted: follow the wished scale and the list of cameras, keep logs bounded."""
-        while not self._interrupted.wait(LOOK_S):
+        """Until interrupted: follow the wished scale and the list of cameras, say what changed,
+        keep logs bounded."""
+        while not self._interrupts:
+            has_news = self._news.wait(LOOK_S)
+            self._news.clear()
             self._warden.ensure()
-            if self._wish.with_services:
-                self._scale()
-            if self._cameras_stamp() != self._cameras_seen:
-                self._describe()
-            for log in self._place.logs.glob("*.log"):
-                rotate(log)
+            try:
+                if self._follow_cameras() or self._scale() or has_news:
+                    self._describe()
+                for log in self._place.logs.glob("*.log"):
+                    rotate(log)
+            except OSError as error:  # a full disk, most likely: what runs goes on
+                report("run", state="failed", error=repr(error.strerror))
 
     def stop(self) -> None:
         """Who takes in work first, what all stand on last."""
-        self._interrupted.set()
         for kind in (*SERVICES, "cameras", "postgres", "kafka"):
-            self._stop(name for name in self._keepers if name.partition(".")[0] == kind)
+            self._stop(name for name in list(self._keepers) if name.partition(".")[0] == kind)
         if self._is_open:
             self._is_open = False
             self._describe()
@@ -106,8 +113,10 @@ class Stack:
             run_job(job, self.plan.job(job), self._warden)
             report("start", job, state="done")
 
-    def _scale(self) -> None:
-        """Start and stop replicas until there are as many of each service as wished."""
+    def _scale(self) -> bool:
+        """Start and stop replicas until there are as many as wished; whether that changed any."""
+        if not self._wish.with_services:
+            return False
         wished = self._place.scale()
         names = {
             f"{kind}.{replica}": (kind, replica)
@@ -118,9 +127,8 @@ class Stack:
         for name, (kind, replica) in names.items():
             if name not in running:
                 self._keep(self.plan.service(kind, replica))
-        if running - names.keys():
-            self._stop(running - names.keys())
-            self._describe()
+        self._stop(running - names.keys())
+        return running != names.keys()
 
     def _keep(self, part: Part) -> None:
         keeper = Keeper(part, self._warden, self._noticed)
@@ -128,24 +136,27 @@ class Stack:
         keeper.start()
 
     def _stop(self, names: Iterable[str]) -> None:
-        """All of these at the same time."""
+        """All of these at the same time; at once where somebody has lost patience."""
         keepers = [self._keepers[name] for name in names]
-        if not keepers:
-            return
-        with ThreadPoolExecutor(len(keepers)) as pool:
-            statuses = list(pool.map(Keeper.stop, keepers))
-        for keeper, status in zip(keepers, statuses, strict=True):
+        with ThreadPoolExecutor(max(1, len(keepers))) as pool:
+            stopping = {pool.submit(keeper.stop): keeper for keeper in keepers}
+            while wait(stopping, POLL_S).not_done:
+                if self._interrupts > 1:
+                    for keeper in keepers:
+                        keeper.kill()
+        for stopped, keeper in stopping.items():
             del self._keepers[keeper.part.name]
-            if status and isinstance(keeper.part, Service):
-                self.unclean.append(f"{keeper.part.name} ended with status {status}")
+            if stopped.result() and isinstance(keeper.part, Service):
+                self.unclean.append(f"{keeper.part.name} ended with status {stopped.result()}")
 
     def _noticed(self, keeper: Keeper) -> None:
-        facts = {"restarts": keeper.restarts or None}
-        report(stage_of(keeper), keeper.part.name, state=keeper.state, **facts)
+        """Called in the keeper's thread."""
+        report(
+            stage_of(keeper), keeper.part.name, state=keeper.state, restarts=keeper.restarts or None
+        )
         if keeper.state == "failed":
             explain(keeper.problem)
-        if self._is_open and keeper.state != "stopped":
-            self._describe()
+        self._news.set()
 
     def _await(self, deadline: float) -> None:
         """Until every part is ready."""
@@ -153,21 +164,30 @@ class Stack:
             for keeper in waiting:
                 if keeper.last_status == WRONG_SETTING and isinstance(keeper.part, Service):
                     raise SettingRefused(keeper.problem.splitlines()[-1])
-            if self._interrupted.wait(POLL_S):
+            if self._interrupts:
                 raise Interrupted
             if time.monotonic() > deadline:
                 names = ", ".join(keeper.part.name for keeper in waiting)
                 raise NotReady(f"not ready after {self._wish.timeout_s:g} s: {names}")
+            time.sleep(POLL_S)
 
-    def _cameras_stamp(self) -> int:
+    def _follow_cameras(self) -> bool:
+        """Whether the list has changed. One that can't be read leaves what was known."""
         file = self._place.cameras_file
-        return file.stat().st_mtime_ns if file.exists() else 0
+        stamp = file.stat().st_mtime_ns if file.exists() else 0
+        if stamp == self._cameras_stamp:
+            return False
+        self._cameras_stamp = stamp
+        try:
+            self._cameras = described_cameras(file, self.plan.ports.port("cameras"))
+        except CamerasUnreadable as error:
+            explain(str(error))
+        return True
 
     def _describe(self) -> Described:
-        with self._writing:
-            self._cameras_seen = self._cameras_stamp()
-            described = describe(self.plan, list(self._keepers.values()), ready=self._is_open)
-            write_whole(self._place.stack_file, json.dumps(described, indent=2) + "\n")
+        keepers = list(self._keepers.values())
+        described = describe(self.plan, keepers, self._cameras, ready=self._is_open)
+        write_whole(self._place.stack_file, json.dumps(described, indent=2) + "\n")
         return described
 
 
