@@ -1,9 +1,11 @@
 """Pictures from the ingestor that owns a camera: the newest, and the live ones."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import httpx
+import msgspec
 import structlog
 
 from services.process.token import sign
@@ -12,13 +14,18 @@ log = structlog.get_logger()
 
 LIVE_VIEWS = 64  # at once
 LARGEST_PICTURE = 4_000_000  # bytes
+LARGEST_REFUSAL = 8192
 CONNECT_S, READ_S = 1.0, 3.0
 SILENCE_S = 30.0  # of a live view: then it ends
 TOLD = ("X-Captured-At", "X-Frame-Id")
 
 
 class NoPicture(Exception):
-    """The owner has none now; the text says why, if it said so."""
+    """The owner has none now; `reason` is why, if it said so."""
+
+    def __init__(self, reason: str | None) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class OwnerAway(Exception):
@@ -73,16 +80,9 @@ class Owners:
 
     async def picture(self, endpoint: str, stream_id: str) -> Picture:
         """Raises NoPicture, OwnerAway."""
-        request = self._request(endpoint, stream_id, "frame")
-        response = await self._begun(request)
+        response = await self._begun(self._request(endpoint, stream_id, "frame"))
         try:
-            jpeg = b""
-            async for chunk in response.aiter_bytes():
-                jpeg += chunk
-                if len(jpeg) > LARGEST_PICTURE:
-                    raise OwnerAway
-        except httpx.HTTPError as error:
-            raise OwnerAway from error
+            jpeg = await _bounded(response, LARGEST_PICTURE)
         finally:
             await response.aclose()
         facts = {name: response.headers[name] for name in TOLD if name in response.headers}
@@ -95,13 +95,16 @@ class Owners:
         self._beginning += 1
         try:
             request = self._request(endpoint, stream_id, "live")
-            request.extensions["timeout"]["read"] = SILENCE_S
-            response = await self._begun(request)
+            request.extensions["timeout"]["read"] = SILENCE_S  # between frames
+            async with asyncio.timeout(READ_S):
+                response = await self._begun(request)
             if not response.headers.get("content-type", "").startswith("multipart/"):
                 await response.aclose()
                 raise OwnerAway
             view = Live(self, response)
             self.views.add(view)
+        except TimeoutError as error:
+            raise OwnerAway from error
         finally:
             self._beginning -= 1
         return view
@@ -120,11 +123,13 @@ class Owners:
             raise OwnerAway from error
         if response.status_code == httpx.codes.OK:
             return response
-        await response.aclose()
-        if response.status_code == httpx.codes.NOT_FOUND:
-            raise NoPicture
-        log.warning("owner.refused", status=response.status_code)
-        raise OwnerAway
+        try:
+            if response.status_code == httpx.codes.NOT_FOUND:
+                raise NoPicture(_reason(await _bounded(response, LARGEST_REFUSAL)))
+            log.warning("owner.refused", status=response.status_code)
+            raise OwnerAway
+        finally:
+            await response.aclose()
 
     async def end_views(self) -> None:
         """So that people who look do not hold up the end of the process."""
@@ -134,3 +139,27 @@ class Owners:
     async def close(self) -> None:
         await self.end_views()
         await self._client.aclose()
+
+
+async def _bounded(response: httpx.Response, limit: int) -> bytes:
+    """Raises OwnerAway, also for more than the limit."""
+    content = b""
+    try:
+        async for chunk in response.aiter_bytes():
+            content += chunk
+            if len(content) > limit:
+                raise OwnerAway
+    except httpx.HTTPError as error:
+        raise OwnerAway from error
+    return content
+
+
+class _Refusal(msgspec.Struct):
+    reason: str | None = None
+
+
+def _reason(problem: bytes) -> str | None:
+    try:
+        return msgspec.json.decode(problem, type=_Refusal).reason
+    except msgspec.DecodeError:
+        return None

@@ -1,6 +1,7 @@
 """The gateway's parts on the real broker and database, and clients for its app."""
 
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
@@ -11,8 +12,9 @@ from sqlalchemy import Engine, create_engine
 from schemas.tables import engine_url
 from services.gateway.access import Access
 from services.gateway.app import create_app
+from services.gateway.owners import Owners
 from services.gateway.parts import Parts
-from tests.gateway.parts import Nudges, key_of, make_parts
+from tests.gateway.parts import INTERNAL_KEY, Nudges, key_of, make_parts
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +45,12 @@ def parts(
 @pytest.fixture
 async def client(parts: Parts) -> AsyncIterator[httpx.AsyncClient]:
     """Of a gateway on loopback without keys, as the replaced system's clients know it."""
-    transport = httpx.ASGITransport(create_app(parts, Access(None, [])))
+    owners = Owners(INTERNAL_KEY)  # its connections belong to this test's loop
+    app = create_app(replace(parts, owners=owners), Access(None, []))
+    transport = httpx.ASGITransport(app)
     async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
         yield client
+    await owners.close()
 
 
 @pytest.fixture(scope="module")

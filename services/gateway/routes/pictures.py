@@ -47,8 +47,8 @@ async def newest_frame(id: str, parts: PartsOf) -> Response:
     status, endpoint = await _owner(parts, id)
     try:
         picture = await parts.owners.picture(endpoint, id)
-    except NoPicture:
-        raise _no_picture(status) from None
+    except NoPicture as none:
+        raise _no_picture(status, none.reason) from None
     return Response(picture.jpeg, media_type="image/jpeg", headers=picture.facts | NEVER_KEPT)
 
 
@@ -62,8 +62,8 @@ async def live_view(id: str, parts: PartsOf) -> Response:
     status, endpoint = await _owner(parts, id)
     try:
         live = await parts.owners.live(endpoint, id)
-    except NoPicture:
-        raise _no_picture(status) from None
+    except NoPicture as none:
+        raise _no_picture(status, none.reason) from None
     return StreamingResponse(
         live.chunks(),
         media_type=live.media_type,
@@ -81,6 +81,6 @@ async def _owner(parts: Parts, id: str) -> tuple[StreamStatus, str]:
     return seen, seen.endpoint
 
 
-def _no_picture(status: StreamStatus) -> Problem:
-    why = f" ({status.reason}: {status.message})" if status.reason else ""
-    return Problem(NO_PICTURE, f"the stream is {status.status}{why}")
+def _no_picture(status: StreamStatus, reason: str | None) -> Problem:
+    why = ": ".join(filter(None, (status.reason or reason, status.message)))
+    return Problem(NO_PICTURE, f"the stream is {status.status}" + (f" ({why})" if why else ""))

@@ -1,0 +1,79 @@
+"""Sloppy but clear addresses, and the password in them."""
+
+import pytest
+
+from services.gateway.addresses import Credentials, Networks, address
+
+
+@pytest.mark.parametrize(
+    ("text", "url"),
+    [
+        (" rtsp://cam/live ", "rtsp://cam/live"),
+        ("RTSP://Cam.Local./Live", "rtsp://cam.local/Live"),
+        ("rtsp://cam", "rtsp://cam"),
+        ("rtsp://cam:554", "rtsp://cam:554"),
+        ("rtsp://10.0.0.9?channel=1&subtype=0", "rtsp://10.0.0.9?channel=1&subtype=0"),
+        ("rtsp://[FE80::0:1]:8554/x", "rtsp://[fe80::1]:8554/x"),
+        ("rtsp://cam_1/ü/%20", "rtsp://cam_1/%C3%BC/%20"),
+        ("rtsps://cam/x", "rtsps://cam/x"),
+        ("file:walk 1.mp4?loop=1", "file:walk 1.mp4?loop=1"),
+        ("file:walk.mp4", "file:walk.mp4"),
+    ],
+)
+def test_what_is_clear_is_accepted(text, url):
+    assert address(text).url == url
+
+
+@pytest.mark.parametrize(
+    ("userinfo", "credentials"),
+    [
+        ("admin:pass", Credentials("admin", "pass")),
+        ("admin", Credentials("admin", "")),
+        ("admin:p@ss:word", Credentials("admin", "p@ss:word")),
+        ("admin:%40%3A%2F%3F%23%25", Credentials("admin", "@:/?#%")),
+        ("admin:pass%", Credentials("admin", "pass%")),
+        ("jos%C3%A9:ü", Credentials("josé", "ü")),
+    ],
+)
+def test_user_and_password_are_taken_out_of_the_url(userinfo, credentials):
+    found = address(f"rtsp://{userinfo}@cam:8554/live")
+    assert found.credentials == credentials
+    assert found.url == "rtsp://cam:8554/live"
+    assert "pass" not in repr(found)
+
+
+def test_the_usual_port_is_the_same_place_as_none():
+    assert address("rtsp://cam/a").place == address("rtsp://CAM:554/b").place
+    assert address("rtsp://cam/a").place != address("rtsps://cam:554/a").place
+
+
+def test_what_was_refused_is_not_repeated():
+    with pytest.raises(ValueError, match="expected") as refusal:
+        address("rtsp://user:secret/x@cam/")
+    assert "secret" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed"),
+    [
+        ("10.0.0.9", True),
+        ("cam.local", True),
+        ("127.0.0.1", False),
+        ("169.254.169.254", False),
+        ("100.100.100.200", False),
+        ("0.0.0.0", False),  # noqa: S104 -- refused, not listened on
+        ("239.1.2.3", False),
+        ("[::1]", False),
+        ("[::ffff:169.254.169.254]", False),
+        ("[fd00:ec2::254]", False),
+        ("[2001:db8::1]", True),
+    ],
+)
+def test_where_cameras_may_not_be_unless_told(host, allowed):
+    assert Networks().allow(host) is allowed
+
+
+def test_denied_beats_allowed_beats_what_is_refused_by_default():
+    networks = Networks(allowed=["127.0.0.0/8"], denied=["127.0.0.2/32", "10.0.0.0/8"])
+    hosts = ("127.0.0.1", "127.0.0.2", "10.0.0.9", "192.168.0.9", "[::1]")
+    assert [networks.allow(host) for host in hosts] == [True, False, False, True, False]

@@ -1,0 +1,107 @@
+"""What is wanted and what is seen, in one word."""
+
+from datetime import timedelta
+
+import pytest
+
+from schemas.messages import Reason, Status, StreamSpec, now
+from services.gateway.answers import status_of
+from services.gateway.bury import NO_OWNER_AFTER, is_over
+from services.gateway.streams import StreamRow
+from tests.gateway.parts import said
+
+ID = "01KAPZ0000000000000000000A"
+STOPPED, STARTING, RUNNING, STOPPING, ERROR = (
+    Status.STOPPED,
+    Status.STARTING,
+    Status.RUNNING,
+    Status.STOPPING,
+    Status.ERROR,
+)
+
+
+def a_row(**more) -> StreamRow:
+    fields = {
+        "id": ID,
+        "name": "door",
+        "url": "rtsp://10.0.0.9/",
+        "sources": [],
+        "sealed_credentials": None,
+        "fps": 5,
+        "frame_width": 640,
+        "detection_enabled": True,
+        "model": None,
+        "min_confidence": None,
+        "labels": [],
+        "max_frame_age_ms": 2000,
+        "idle_gate": False,
+        "trust_source_clock": False,
+        "tags": [],
+        "running": True,
+        "slot": 2,
+        "old_slot": None,
+        "generation": 3,
+        "created_at": now(),
+        "updated_at": now(),
+        "deleted_at": None,
+        "purge": False,
+    }
+    return StreamRow(**fields | more)
+
+
+def a_spec(*, running: bool) -> StreamSpec:
+    return a_row(running=running).spec
+
+
+@pytest.mark.parametrize(
+    ("running", "seen", "generation", "shown"),
+    [
+        (False, None, 0, STOPPED),
+        (False, STOPPED, 2, STOPPED),
+        (False, STOPPED, 3, STOPPED),
+        (False, RUNNING, 2, STOPPING),
+        (False, RUNNING, 3, STOPPING),
+        (False, STARTING, 2, STOPPING),
+        (False, STOPPING, 3, STOPPING),
+        (False, ERROR, 2, STOPPING),
+        (True, None, 0, STARTING),
+        (True, STOPPED, 2, STARTING),
+        (True, STOPPING, 2, STARTING),
+        (True, ERROR, 2, STARTING),
+        (True, RUNNING, 2, RUNNING),
+        (True, RUNNING, 3, RUNNING),
+        (True, STARTING, 3, STARTING),
+        (True, ERROR, 3, ERROR),
+        (True, STOPPED, 3, STARTING),
+    ],
+)
+def test_a_stream_shows_what_is_wanted_against_what_is_seen(running, seen, generation, shown):
+    observed = None if seen is None else said(ID, seen, generation)
+    assert status_of(a_spec(running=running), observed) is shown
+
+
+def test_a_file_that_has_ended_shows_as_stopped():
+    ended = said(ID, STOPPED, 3, reason=Reason.ENDED)
+    assert status_of(a_spec(running=True), ended) is STOPPED
+    restarted = said(ID, STOPPED, 2, reason=Reason.ENDED)
+    assert status_of(a_spec(running=True), restarted) is STARTING
+
+
+@pytest.mark.parametrize(
+    ("seen", "topic", "over"),
+    [
+        (None, [], True),
+        (None, [ID], False),
+        (said(ID, STOPPED, 1), [], True),
+        (said(ID, STOPPED, 1), [ID], False),
+        (said(ID, RUNNING, 1), [], False),
+        (said(ID, RUNNING, 1, owner=None), [], True),
+    ],
+)
+def test_a_deleted_stream_is_over_once_nothing_runs_or_says_it(seen, topic, over):
+    assert is_over(a_row(deleted_at=now()), seen, topic, now()) is over
+
+
+def test_an_owner_that_never_comes_back_is_not_waited_for_without_end():
+    row = a_row(deleted_at=now() - NO_OWNER_AFTER - timedelta(seconds=1))
+    assert is_over(row, said(ID, RUNNING, 1), [], now())
