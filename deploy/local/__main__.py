@@ -15,7 +15,7 @@ from msgspec.structs import replace
 from deploy.local import commands
 from deploy.local.camera import Camera, CamerasUnreadable, digest_ha1
 from deploy.local.cameras import BUNDLED, CLIP, NoSuchCamera, new_names
-from deploy.local.place import NoStack, Place
+from deploy.local.place import NoStack, NotDescribed, Place
 from deploy.local.plan import Wish
 from deploy.local.report import explain
 from deploy.local.service import SERVICES
@@ -30,6 +30,9 @@ def main(words: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(words)
     try:
         return int(arguments.run(arguments))
+    except NotDescribed as error:
+        explain(str(error))
+        return Exit.UNHEALTHY
     except NoStack as error:
         explain(str(error))
         return Exit.NO_STACK

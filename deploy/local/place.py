@@ -24,6 +24,10 @@ class NoStack(RuntimeError):
     """Nobody runs a stack in this folder."""
 
 
+class NotDescribed(NoStack):
+    """Somebody starts a stack in this folder, which is not ready yet."""
+
+
 class AlreadyRunning(RuntimeError):
     """Somebody runs a stack in this folder."""
 
@@ -112,11 +116,11 @@ class Place:
         return int(text)
 
     def described(self) -> Described:
-        """`stack.json`. Raises NoStack where it was never ready."""
+        """`stack.json`. Raises NotDescribed where it is not ready yet."""
         try:
             described: Described = json.loads(self.stack_file.read_text())
         except FileNotFoundError:
-            raise NoStack(f"no stack is ready in {self.folder}") from None
+            raise NotDescribed(f"the stack in {self.folder} is not ready yet") from None
         return described
 
     def scale(self) -> dict[str, int]:

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient
 
+from deploy.local.place import Place
 from deploy.local.warden import is_alive
 from tests.stack import RunningStack, deploy_local, environment, eventually
 
@@ -197,6 +198,13 @@ def test_wrong_usage_is_exit_status_2(words):
 )
 def test_without_a_stack_there_the_exit_status_is_5(words, tmp_path):
     assert deploy_local(*words, "--data", str(tmp_path)).returncode == 5
+
+
+def test_a_stack_that_is_still_starting_is_unhealthy_not_absent(tmp_path):
+    place = Place(tmp_path)
+    with place.owned():
+        assert deploy_local("status", "--data", str(tmp_path)).returncode == 1
+    assert deploy_local("status", "--data", str(tmp_path)).returncode == 5
 
 
 def test_a_fetch_that_fails_is_exit_status_3(tmp_path):
