@@ -1,0 +1,155 @@
+"""python -m services.ingestor [keys]"""
+
+import os
+import secrets
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from importlib.metadata import version
+from typing import Any
+
+from nacl.public import PrivateKey
+
+from schemas.messages import Instance, StreamSpec, now
+from schemas.topics import PRODUCER_OF_FACTS, PRODUCER_OF_FRAMES
+from services.ingestor import camera
+from services.ingestor.announce import Announcer
+from services.ingestor.app import Ingestor, Outside, Views
+from services.ingestor.children import fork_server, start
+from services.ingestor.desire import Desires
+from services.ingestor.follow import Statuses
+from services.ingestor.link import Order
+from services.ingestor.newest import Newest
+from services.ingestor.publish import FrameProducer
+from services.ingestor.serve import create_app, serving
+from services.ingestor.settings import Settings, forget_secrets
+from services.ingestor.supervise import Surroundings
+from services.ingestor.unseal import Credentials, SealBroken, new_key_pair, private_keys, unseal
+from services.process.kafka import client_config
+from services.process.logging import configure_logging
+from services.process.settings import load
+from services.process.stop import stop_on_signal
+
+PRELOAD = ("av", "numpy", "simplejpeg", "services.ingestor.camera")
+MEMBER: dict[str, Any] = {
+    "enable.auto.commit": False,
+    "auto.offset.reset": "earliest",
+    "enable.partition.eof": True,
+    "fetch.wait.max.ms": 100,  # how long the end of a partition takes to be noticed
+}
+
+
+def main() -> None:
+    if sys.argv[1:] == ["keys"]:
+        print_keys()
+    elif sys.argv[1:]:
+        sys.exit("usage: python -m services.ingestor [keys]")
+    else:
+        ingest(load(Settings))
+
+
+def print_keys() -> None:
+    """A new pair: gateways seal with the public key, ingestors open with the private one."""
+    public, private = new_key_pair()
+    sys.stdout.write(f"SIGHTLOG_SEAL_PUBLIC_KEY={public}\nSIGHTLOG_SEAL_PRIVATE_KEYS={private}\n")
+
+
+def ingest(settings: Settings) -> None:
+    configure_logging("ingestor", settings.log_level)
+    forget_secrets()  # before the fork server starts, which keeps the environment as it is then
+    stop = stop_on_signal()
+    instance = f"ingestor-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
+    outside = open_outside(settings, instance)
+    world = surroundings(settings, instance, outside)
+    ingestor = Ingestor(outside, world, introduction(settings, world))
+    stopping = threading.Event()
+    app = create_app(
+        ingestor.readiness,
+        Views(world.newest, ingestor.stream),
+        settings.internal_key.get_secret_value() if settings.internal_key else None,
+        stopping,
+    )
+    with serving(app, settings.http_host, settings.http_port):
+        ingestor.run(stop)
+        stopping.set()
+        world.newest.wake_all()
+
+
+def open_outside(settings: Settings, instance: str) -> Outside:
+    kafka, prefix = client_config(settings, instance), settings.topic_prefix
+    source = f"sightlog/ingestor/{instance}"
+    # The follower is in no group: nothing of it is committed, but librdkafka wants a name.
+    follower = kafka | MEMBER | {"group.id": f"{prefix}ingestor-statuses"}
+    return Outside(
+        frames=FrameProducer(kafka | PRODUCER_OF_FRAMES, prefix, source),
+        announcer=Announcer(kafka | PRODUCER_OF_FACTS, prefix, source),
+        statuses=Statuses(follower, prefix),
+        open_desires=partial(Desires, kafka | MEMBER, prefix),
+    )
+
+
+def surroundings(settings: Settings, instance: str, outside: Outside) -> Surroundings:
+    context = fork_server(PRELOAD)
+    keys = settings.seal_private_keys
+    return Surroundings(
+        instance=instance,
+        endpoint=settings.endpoint or f"http://{settings.http_host}:{settings.http_port}",
+        newest=Newest(),
+        start=lambda: start(context, camera.main),
+        order=orders(settings, private_keys(keys.get_secret_value()) if keys else ()),
+        send=outside.frames.send,
+        say=outside.announcer.status,
+        beat=outside.announcer.heartbeat,
+        buffer_bytes=settings.buffer_bytes,
+        heartbeat_s=settings.heartbeat_s,
+        retry_base_s=settings.retry_base_s,
+        retry_cap_s=settings.retry_cap_s,
+    )
+
+
+def orders(settings: Settings, keys: Sequence[PrivateKey]) -> Callable[[StreamSpec], Order]:
+    """What a camera is told, its own credentials among it. Raises SealBroken."""
+
+    def order(spec: StreamSpec) -> Order:
+        credentials = credentials_of(spec, keys)
+        return Order(
+            stream_id=spec.stream_id,
+            url=spec.url,
+            username=credentials.username if credentials else None,
+            password=credentials.password if credentials else None,
+            frame_width=spec.frame_width,
+            fps=min(spec.fps, settings.max_fps),
+            trust_source_clock=spec.trust_source_clock,
+            media_path=str(settings.media_path),
+            allowed=tuple(map(str, settings.source_networks_allowed)),
+            denied=tuple(map(str, settings.source_networks_denied)),
+        )
+
+    return order
+
+
+def credentials_of(spec: StreamSpec, keys: Sequence[PrivateKey]) -> Credentials | None:
+    if spec.sealed_credentials is None:
+        return None
+    if not keys:
+        raise SealBroken("This ingestor has no key: set SIGHTLOG_SEAL_PRIVATE_KEYS")
+    return unseal(spec.sealed_credentials, keys, spec.stream_id, spec.url)
+
+
+def introduction(settings: Settings, world: Surroundings) -> Instance:
+    return Instance(
+        instance=world.instance,
+        service="ingestor",
+        version=version("sightlog"),
+        endpoint=world.endpoint,
+        capacity=settings.capacity,
+        load=0,
+        started_at=now(),
+        at=now(),
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,271 @@
+"""The control loop: what is desired, who owns it, and each stream's next step.
+
+One thread decides everything; cameras' readers, the producer of frames and the HTTP server have
+threads of their own and decide nothing.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from msgspec.structs import replace
+
+from schemas.messages import Instance, Status, StreamSpec, StreamStatus, now
+from services.ingestor import children, metrics
+from services.ingestor.announce import Announcer
+from services.ingestor.claim import Membership, next_epoch
+from services.ingestor.desire import Desired, Desires, Partitions, ReadToEnd, Unreadable
+from services.ingestor.follow import Statuses
+from services.ingestor.newest import Newest, Still
+from services.ingestor.publish import FrameProducer
+from services.ingestor.supervise import Stream, Surroundings
+
+log = structlog.get_logger()
+
+TICK_S = 0.1
+INSTANCE_EVERY_S = 10.0
+SETTLE_S = 2.0  # for the last frames' deliveries
+FLUSH_S = 2.0  # for the last facts
+FRESH_S = 10.0  # a frame of a stream that isn't running is shown no longer than this
+
+Place = tuple[int, str]
+"""A slot and a stream in it."""
+
+
+@dataclass(frozen=True)
+class Outside:
+    """Clients of Kafka, opened by the main."""
+
+    frames: FrameProducer
+    announcer: Announcer
+    statuses: Statuses
+    open_desires: Callable[..., Desires]
+
+
+class Ingestor:
+    """The streams of the partitions that are ours."""
+
+    def __init__(self, outside: Outside, world: Surroundings, instance: Instance) -> None:
+        self._announcer = outside.announcer
+        self._frames = outside.frames
+        self._statuses = outside.statuses
+        self._world = world
+        self._instance = instance
+        self._membership = Membership()
+        self._desires = outside.open_desires(
+            self._take_partitions, self._release, self._membership.answer
+        )
+        self._specs: dict[Place, StreamSpec] = {}
+        self._streams: dict[Place, Stream] = {}
+        self._read: set[int] = set()  # partitions whose specs have been read to their end
+        self._ready: set[int] = set()  # and their statuses, too
+        self._said_instance_at_s = 0.0
+
+    def run(self, stop: threading.Event) -> None:
+        """Until the stop; then everything is handed over."""
+        self._frames.start()
+        self._desires.subscribe()
+        while not stop.is_set():
+            self.step()
+        self._leave()
+
+    def step(self) -> None:
+        for found in self._desires.poll(TICK_S):
+            self._note(found)
+        for status in self._statuses.poll():
+            self._hear(status)
+        self._announcer.poll()
+        self._begin_partitions()
+        self._claim()
+        for place, stream in list(self._streams.items()):
+            stream.tick()
+            if stream.is_gone:
+                self._streams.pop(place)
+                log.info("stream.forgotten", stream=place[1])
+        self._count()
+
+    # What is ours
+
+    def _take_partitions(self, partitions: Partitions) -> None:
+        """Called from within the poll of the group."""
+        log.info("partitions.assigned", partitions=sorted(partitions))
+        self._statuses.follow(partitions)
+
+    def _release(self, partitions: Partitions, lost: bool) -> None:
+        """Called from within the poll of the group: cameras are stopped before this returns."""
+        log.info("partitions.released", partitions=sorted(partitions), lost=lost)
+        leaving = [stream for place, stream in self._streams.items() if place[0] in partitions]
+        _end_cameras(leaving)
+        if not lost:
+            _await(lambda: all(stream.outbox.is_settled for stream in leaving), SETTLE_S)
+        for stream in leaving:
+            stream.release(lost=lost)
+        if not lost:
+            self._flush()
+        self._streams = {at: kept for at, kept in self._streams.items() if at[0] not in partitions}
+        self._specs = {at: kept for at, kept in self._specs.items() if at[0] not in partitions}
+        self._read -= partitions
+        self._ready -= partitions
+        self._statuses.leave(partitions)
+
+    def _begin_partitions(self) -> None:
+        """Act on what was read, once both topics were read to their ends."""
+        for partition in self._read - self._ready:
+            if self._statuses.has_read(partition):
+                self._ready.add(partition)
+                for place in [place for place in self._specs if place[0] == partition]:
+                    self._want(place, self._specs[place])
+                for status in self._statuses.of(partition):
+                    self._heal(partition, status)
+
+    def _heal(self, partition: int, last: StreamStatus) -> None:
+        """A stream was deleted, and its owner died before it could say that it stopped."""
+        if (partition, last.stream_id) in self._specs or last.status is Status.STOPPED:
+            return
+        stopped = replace(
+            last,
+            **{"status": Status.STOPPED, "since": now(), "owner": self._instance.instance},
+            **{"endpoint": None, "reason": None, "message": None, "hint": None},
+        )
+        self._announcer.status(stopped, partition)
+
+    # What is desired
+
+    def _note(self, found: Desired | Unreadable | ReadToEnd) -> None:
+        if isinstance(found, ReadToEnd):
+            self._read.add(found.partition)
+        elif isinstance(found, Unreadable):
+            log.warning("spec.unreadable", offset=found.origin.offset, reason=found.error.reason)
+            self._announcer.bury(found.origin, found.error.reason, str(found.error))
+        else:
+            self._note_desired(found)
+
+    def _note_desired(self, found: Desired) -> None:
+        place = (found.partition, found.stream_id)
+        before = self._specs.get(place)
+        if found.spec is None:
+            self._specs.pop(place, None)
+        elif before is None or found.spec.generation >= before.generation:
+            self._specs[place] = found.spec
+        if found.partition in self._ready:
+            self._want(place, self._specs.get(place))
+
+    def _want(self, place: Place, spec: StreamSpec | None) -> None:
+        stream = self._streams.get(place)
+        if spec is None:
+            if stream is not None:
+                stream.delete()
+        elif stream is not None:
+            stream.want(spec)
+        else:
+            known = self._statuses.last(*place)
+            self._streams[place] = Stream(spec, place[0], known, self._world)
+
+    # Who owns it
+
+    def _hear(self, status: StreamStatus) -> None:
+        if status.owner == self._instance.instance:
+            return
+        for place, stream in self._streams.items():
+            if place[1] == status.stream_id:
+                stream.contest(status)
+
+    def _claim(self) -> None:
+        """Epochs for the streams that need one, in partitions that are proven to be ours.
+
+        The answer came during an earlier poll of the group, or at its end: the poll of this step
+        has served what was due since, a loss of the partition included.
+        """
+        proven = self._membership.take_proof() & self._desires.assigned
+        needing = [(place, stream) for place, stream in self._streams.items() if stream.needs_claim]
+        for (partition, stream_id), stream in needing:
+            if partition in proven:
+                highest = max(stream.epoch, self._statuses.highest_epoch(stream_id))
+                stream.claim(next_epoch(highest, time.time_ns() // 1_000_000))
+        if self._membership.may_ask() and any(stream.needs_claim for _, stream in needing):
+            self._membership.ask(self._desires.assigned)
+            self._desires.ask_for_proof()
+
+    # What is told
+
+    def _count(self) -> None:
+        running = sum(stream.camera is not None for stream in list(self._streams.values()))
+        metrics.CAMERAS.set(running)
+        metrics.STREAMS.set(len(self._streams))
+        if time.monotonic() - self._said_instance_at_s >= INSTANCE_EVERY_S:
+            self._said_instance_at_s = time.monotonic()
+            self._announcer.instance(replace(self._instance, load=running, at=now()))
+
+    def readiness(self) -> tuple[bool, dict[str, Any]]:
+        """Called from the server's threads."""
+        streams = list(self._streams.items())
+        cameras = [
+            {"streamId": place[1], "pid": camera.child.pid}
+            for place, stream in streams
+            if (camera := stream.camera) is not None
+        ]
+        assigned = self._desires.assigned
+        ready = self._desires.is_joined and assigned <= self._ready
+        return ready, {
+            "instance": self._instance.instance,
+            "partitions": sorted(assigned),
+            "streams": len(streams),
+            "cameras": cameras,
+        }
+
+    def stream(self, stream_id: str) -> Stream | None:
+        """Called from the server's threads."""
+        found = [stream for place, stream in list(self._streams.items()) if place[1] == stream_id]
+        running = [stream for stream in found if stream.is_running]
+        return next(iter(running or found), None)
+
+    # The end
+
+    def _leave(self) -> None:
+        self._desires.close()
+        self._statuses.close()
+        self._frames.close()
+        self._announcer.close()
+        log.info("ingestor.stopped")
+
+    def _flush(self) -> None:
+        undelivered = self._announcer.flush(FLUSH_S)
+        if undelivered:
+            log.warning("facts.undelivered", count=undelivered)
+
+
+def _end_cameras(streams: Iterable[Stream]) -> None:
+    cameras = [stream.camera for stream in streams if stream.camera is not None]
+    for camera in cameras:
+        camera.stop()
+    children.end(camera.child for camera in cameras)
+
+
+def _await(holds: Callable[[], bool], seconds: float) -> None:
+    until_s = time.monotonic() + seconds
+    while not holds() and time.monotonic() < until_s:
+        time.sleep(0.01)
+
+
+class Views:
+    """Pictures for the server: of running streams, or very fresh ones."""
+
+    def __init__(self, newest: Newest, stream: Callable[[str], Stream | None]) -> None:
+        self._newest = newest
+        self._stream = stream
+
+    def newest(self, stream_id: str) -> Still | str:
+        stream = self._stream(stream_id)
+        if stream is None:
+            return "NOT_OWNED"
+        still = self._newest.of(stream_id)
+        if still is None:
+            return stream.reason
+        age_s = time.time() - still.captured_at_us / 1_000_000
+        return still if stream.is_running or age_s < FRESH_S else stream.reason
+
+    async def after(self, stream_id: str, seen: object, timeout_s: float) -> Still | None:
+        return await self._newest.after(stream_id, seen, timeout_s)

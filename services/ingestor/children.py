@@ -1,0 +1,102 @@
+"""Camera processes: started by a fork server, ended for sure."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable, Sequence
+from multiprocessing import forkserver
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from pathlib import Path
+
+TERM_AFTER_S = 1.0  # after being asked to stop over the link
+KILL_AFTER_S = 1.5
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+Target = Callable[[socket.socket], None]
+
+
+def fork_server(preload: Sequence[str]) -> ForkServerContext:
+    """A server that has the preloaded modules in memory, which its children then share.
+
+    It keeps the environment as it is now.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(preload))
+    forkserver.ensure_running()
+    return context
+
+
+class Child:
+    """A process and our end of the link to it."""
+
+    def __init__(self, process: ForkServerProcess, link: socket.socket) -> None:
+        self._process = process
+        self.link = link
+        self.pid = process.pid or 0
+        self._ending_since_s: float | None = None
+        self._is_over = False
+
+    @property
+    def is_ending(self) -> bool:
+        return self._ending_since_s is not None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended; it is reaped by asking."""
+        if not self._is_over and self._process.exitcode is not None:
+            self._process.close()
+            self._is_over = True
+        return self._is_over
+
+    def begin_ending(self) -> None:
+        """It was asked, over the link, to stop: from now on patience runs out."""
+        if self._ending_since_s is None:
+            self._ending_since_s = time.monotonic()
+
+    def press(self) -> None:
+        """SIGTERM, then SIGKILL, once it has taken its time."""
+        if self._ending_since_s is None or self.is_over:
+            return
+        waited_s = time.monotonic() - self._ending_since_s
+        if waited_s > KILL_AFTER_S:
+            self.kill()
+        elif waited_s > TERM_AFTER_S:
+            self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """At once: it may hang in C, where nothing gentler reaches it."""
+        self.begin_ending()
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if not self.is_over:
+            os.kill(self.pid, number)
+
+    def memory_bytes(self) -> int | None:
+        """Resident, pages shared with other cameras included; None where the system can't tell."""
+        try:
+            return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE_BYTES
+        except (OSError, IndexError, ValueError):
+            return None
+
+
+def start(context: ForkServerContext, target: Target) -> Child:
+    """A new process that runs `target` with its end of the link."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = context.Process(target=target, args=(theirs,), daemon=True)
+        process.start()
+    return Child(process, ours)
+
+
+def end(children: Iterable[Child]) -> None:
+    """Wait for those that were asked to stop, all at once; at most for `KILL_AFTER_S` and a bit."""
+    left = list(children)
+    for child in left:
+        child.begin_ending()
+    while left := [child for child in left if not child.is_over]:
+        for child in left:
+            child.press()
+        time.sleep(0.01)

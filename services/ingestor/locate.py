@@ -1,0 +1,149 @@
+"""From a stream's url to what may be opened: a camera's address, or a file of the media folder."""
+
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from pathlib import Path
+from urllib.parse import SplitResult, parse_qs, quote, unquote, urlsplit
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+Resolve = Callable[[str, int], Iterable[str]]
+
+DEFAULT_PORTS = {"rtsp": 554}
+REFUSED_UNLESS_ALLOWED = tuple(
+    ip_network(network)
+    for network in (
+        "0.0.0.0/8",
+        "127.0.0.0/8",
+        "169.254.0.0/16",  # link-local, clouds' metadata services among it
+        "100.100.100.200/32",  # metadata, Alibaba
+        "192.0.0.192/32",  # metadata, Oracle
+        "224.0.0.0/4",
+        "255.255.255.255/32",
+        "::/128",
+        "::1/128",
+        "fe80::/10",
+        "fd00:ec2::254/128",  # metadata, AWS
+        "ff00::/8",
+    )
+)
+
+
+class Forbidden(Exception):
+    """The rules of this installation don't let a camera point there; the message says why."""
+
+
+class NotFound(Exception):
+    """There is no such file, or no such name."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Denied beats allowed beats what is refused by default; everything else may be reached."""
+
+    media_path: Path
+    allowed: Sequence[Network] = ()
+    denied: Sequence[Network] = ()
+
+    def permit(self, address: Address) -> bool:
+        if _within(address, self.denied):
+            return False
+        return _within(address, self.allowed) or not _within(address, REFUSED_UNLESS_ALLOWED)
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """A clip, played at its own speed."""
+
+    path: Path
+    loops: bool
+
+
+@dataclass(frozen=True)
+class RtspSource:
+    """The url as FFmpeg must have it, with the password in it: it lives in this process only."""
+
+    url: str = field(repr=False)
+
+
+def addresses(host: str, port: int) -> list[str]:
+    """What the system's resolver says. Raises OSError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return [str(info[4][0]) for info in found]
+
+
+def locate(
+    url: str,
+    username: str | None,
+    password: str | None,
+    rules: Rules,
+    resolve: Resolve = addresses,
+) -> FileSource | RtspSource:
+    """Raises Forbidden or NotFound."""
+    parts = split(url)
+    if parts.scheme == "file":
+        return _file(parts, rules.media_path)
+    if parts.scheme in DEFAULT_PORTS and parts.hostname:
+        _check(parts.hostname, parts.port or DEFAULT_PORTS[parts.scheme], rules, resolve)
+        return RtspSource(with_userinfo(parts, username, password))
+    raise Forbidden("Only rtsp:// addresses and file:NAME are opened")
+
+
+def split(url: str) -> SplitResult:
+    """Raises Forbidden where this is no url at all."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port, parts.hostname
+    except ValueError:
+        raise Forbidden("The address is no valid url") from None
+    return parts
+
+
+def with_userinfo(parts: SplitResult, username: str | None, password: str | None) -> str:
+    """FFmpeg takes credentials only in the url, percent-encoded."""
+    host = parts.netloc.rpartition("@")[2]
+    if username is None:
+        return parts._replace(netloc=host, fragment="").geturl()
+    userinfo = quote(username, safe="")
+    if password is not None:
+        userinfo += f":{quote(password, safe='')}"
+    return parts._replace(netloc=f"{userinfo}@{host}", fragment="").geturl()
+
+
+def _file(parts: SplitResult, media_path: Path) -> FileSource:
+    """Never outside the folder, whatever `..` and links say."""
+    if parts.netloc or parts.path.startswith("/") or not parts.path:
+        raise Forbidden("A file is named as file:NAME, inside the media folder")
+    folder = media_path.resolve()
+    try:
+        path = (folder / unquote(parts.path)).resolve()
+    except (ValueError, OSError, RuntimeError):  # a NUL, too long, a loop of links
+        raise NotFound("There is no such file in the media folder") from None
+    if not path.is_relative_to(folder):
+        raise Forbidden("The file lies outside the media folder")
+    if not path.is_file():
+        raise NotFound("There is no such file in the media folder")
+    return FileSource(path, loops=parse_qs(parts.query).get("loop") == ["1"])
+
+
+def _check(host: str, port: int, rules: Rules, resolve: Resolve) -> None:
+    """Every address the name has must be permitted: FFmpeg may take any of them."""
+    try:
+        found = [ip_address(address.partition("%")[0]) for address in resolve(host, port)]
+    except (OSError, UnicodeError):
+        raise NotFound("The camera's name can't be resolved") from None
+    for address in found:
+        if not rules.permit(_plain(address)):
+            raise Forbidden(f"Cameras may not be at {address} in this installation")
+
+
+def _plain(address: Address) -> Address:
+    """An IPv4 address in IPv6 clothes is judged as what it is."""
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return mapped or address
+
+
+def _within(address: Address, networks: Iterable[Network]) -> bool:
+    return any(address in network for network in networks)

@@ -1,0 +1,26 @@
+"""What the ingestor counts. No metric carries a stream: per-stream figures come from REST."""
+
+from prometheus_client import Counter, Gauge
+
+from schemas.messages import Dropped, Ledger
+
+CAPTURED = Counter("sightlog_ingestor_pictures_captured_total", "Access units received")
+PUBLISHED = Counter("sightlog_ingestor_frames_published_total", "Frames the brokers acknowledged")
+PUBLISHED_BYTES = Counter("sightlog_ingestor_frames_published_bytes_total", "Their JPEGs' bytes")
+DROPPED = Counter(
+    "sightlog_ingestor_pictures_dropped_total", "Captured and not published", ["cause"]
+)
+CAMERAS = Gauge("sightlog_ingestor_cameras_running", "Camera processes")
+STREAMS = Gauge("sightlog_ingestor_streams_owned", "Streams of the assigned partitions")
+CLAIMS = Counter("sightlog_ingestor_epochs_claimed_total", "Epochs minted")
+LOSSES = Counter("sightlog_ingestor_epochs_lost_total", "Epochs ended by a frame not delivered")
+FAILURES = Counter("sightlog_ingestor_cameras_failed_total", "Connections lost", ["reason"])
+
+
+def count(window: Ledger, window_bytes: float) -> None:
+    """Add a heartbeat's window."""
+    CAPTURED.inc(window.captured)
+    PUBLISHED.inc(window.published)
+    PUBLISHED_BYTES.inc(max(0.0, window_bytes))
+    for cause in Dropped.__struct_fields__:
+        DROPPED.labels(cause).inc(getattr(window.dropped, cause))

@@ -1,0 +1,84 @@
+"""What the ingestor is told from outside."""
+
+import os
+from base64 import b64decode
+from binascii import Error as NotBase64
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_settings import NoDecode, SettingsConfigDict
+
+from services.process.settings import KafkaSettings
+
+SECRETS = ("SIGHTLOG_SEAL_PRIVATE_KEYS", "SIGHTLOG_INTERNAL_KEY", "KAFKA_SASL_PASSWORD")
+KEY_BYTES = 32  # X25519
+
+
+def _networks(value: Any) -> Any:  # any: whatever the environment or a test holds
+    if not isinstance(value, str):
+        return value
+    return tuple(ip_network(part.strip()) for part in value.split(",") if part.strip())
+
+
+def _sealing_keys(value: SecretStr) -> SecretStr:
+    for key in value.get_secret_value().split(","):
+        try:
+            right = len(b64decode(key.strip(), validate=True)) == KEY_BYTES
+        except NotBase64:
+            right = False
+        if not right:
+            raise ValueError("not an X25519 key")
+    return value
+
+
+Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_networks)]
+SealingKeys = Annotated[SecretStr, AfterValidator(_sealing_keys)]
+
+
+class Settings(KafkaSettings):
+    """`INGESTOR_*`, and the names it shares with other services."""
+
+    model_config = SettingsConfigDict(env_prefix="INGESTOR_")
+
+    http_host: str = Field("127.0.0.1", min_length=1, description="an address to listen on")
+    http_port: int = Field(9101, ge=0, le=65535, description="a port number")
+    endpoint: str | None = Field(
+        None, pattern=r"^https?://[^/]+$", description="http://host:port, as gateways reach us"
+    )
+    media_path: Path = Field(Path("media"), description="the folder of `file:` sources")
+    capacity: int = Field(100, ge=1, description="how many cameras this machine can take, from 1")
+    retry_base_s: float = Field(2, gt=0, description="seconds above 0")
+    retry_cap_s: float = Field(60, gt=0, description="seconds above 0")
+    heartbeat_s: float = Field(10, gt=0, description="seconds above 0")
+    buffer_bytes: int = Field(
+        4 << 20, ge=1 << 16, description="bytes per stream that may wait for the broker, from 65536"
+    )
+    max_fps: float = Field(
+        20, gt=0, le=240, validation_alias="MAX_FPS", description="frames a second, 0-240"
+    )
+    seal_private_keys: SealingKeys | None = Field(
+        None,
+        validation_alias="SIGHTLOG_SEAL_PRIVATE_KEYS",
+        description="base64 X25519 private keys, comma separated, the current one first",
+    )
+    internal_key: SecretStr | None = Field(
+        None, validation_alias="SIGHTLOG_INTERNAL_KEY", description="a secret"
+    )
+    source_networks_allowed: Networks = Field(
+        (),
+        validation_alias="SIGHTLOG_SOURCE_NETWORKS_ALLOWED",
+        description="networks as 10.0.0.0/8, comma separated",
+    )
+    source_networks_denied: Networks = Field(
+        (),
+        validation_alias="SIGHTLOG_SOURCE_NETWORKS_DENIED",
+        description="networks as 10.0.0.0/8, comma separated",
+    )
+
+
+def forget_secrets() -> None:
+    """Take them out of the environment, so that no child process inherits one."""
+    for name in SECRETS:
+        os.environ.pop(name, None)  # noqa: TID251 -- the door, closed behind us

@@ -1,0 +1,500 @@
+"""One stream in the hands of its owner: what is wanted of it, its camera's process, its status.
+
+Level-triggered: each `tick` compares what should be with what is and takes the next step, so that
+no order of events can leave a stream between two states. Everything here runs in the control loop,
+but for the reader of a camera's link.
+"""
+
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+from msgspec import MsgspecError
+from msgspec.structs import replace
+
+from schemas.messages import (
+    Heartbeat,
+    Reason,
+    SourceFacts,
+    Status,
+    StreamSpec,
+    StreamStatus,
+    now,
+)
+from services.ingestor import link, metrics, statuses
+from services.ingestor.children import Child
+from services.ingestor.heartbeat import Pulse, last_frame_at
+from services.ingestor.newest import Newest, Still
+from services.ingestor.publish import Account, Outbox, Send, Waiting
+from services.ingestor.unseal import SealBroken
+from services.process.crash import crash_point
+
+log = structlog.get_logger()
+
+HUNG_S = 15.0  # without a word from a camera, whose own time-outs are shorter
+LONGEST_TICK_S = 0.5  # of a longer one, we slept and not the camera
+BROKER_PATIENCE_S = 3.0
+STABLE_S = 10.0  # of running, after which earlier failures are forgotten
+
+Acknowledged = Callable[[], None]
+Publish = Callable[[link.Shot | link.Counted, bytes], None]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What a stream needs of its ingestor."""
+
+    instance: str
+    endpoint: str
+    newest: Newest
+    start: Callable[[], Child]
+    order: Callable[[StreamSpec], link.Order]  # raises SealBroken
+    send: Send
+    say: Callable[[StreamStatus, int, Acknowledged], bool]
+    beat: Callable[[Heartbeat], bool]
+    buffer_bytes: int
+    heartbeat_s: float
+    retry_base_s: float
+    retry_cap_s: float
+
+
+class Camera:
+    """A running camera process and what it has said so far."""
+
+    def __init__(self, child: Child, order: link.Order, publish: "Publish") -> None:
+        """`publish` is called from the reader."""
+        self.child = child
+        self.order = order
+        self.opened: link.Opened | None = None
+        self.last_word: link.Ended | link.Failed | None = None
+        self.shots = 0
+        self.was_stopped = False
+        self._publish = publish
+        self._words = 0
+        self._words_seen = 0
+        self._quiet_s = 0.0
+        self._reader = threading.Thread(target=self._read, name=f"camera-{child.pid}", daemon=True)
+        _tell(child.link, order)
+        self._reader.start()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the process has ended and all it said has been read."""
+        return not self._reader.is_alive() and self.child.is_over
+
+    def close(self) -> None:
+        self.child.link.close()
+
+    def tune(self, order: link.Order) -> None:
+        """Live, where it differs."""
+        if order != self.order:
+            self.order = order
+            _tell(self.child.link, link.Tune(order.fps, order.trust_source_clock))
+
+    def stop(self) -> None:
+        if not self.child.is_ending:
+            self.was_stopped = True
+            _tell(self.child.link, link.Stop())
+            self.child.begin_ending()
+
+    def is_hung(self, tick_s: float) -> bool:
+        """Whether it has been silent for too long, by the time that we were awake ourselves."""
+        silent = self._words == self._words_seen
+        self._words_seen = self._words
+        self._quiet_s = self._quiet_s + min(tick_s, LONGEST_TICK_S) if silent else 0.0
+        return self._quiet_s > HUNG_S
+
+    def _read(self) -> None:
+        """In a thread of its own, to the end of the link."""
+        try:
+            while (received := link.receive_up(self.child.link)) is not None:
+                self._hear(*received)
+                self._words += 1
+        except (MsgspecError, OSError) as error:
+            log.warning("camera.garbled", pid=self.child.pid, error=type(error).__name__)
+            self.child.kill()
+
+    def _hear(self, message: link.Up, jpeg: bytes) -> None:
+        if isinstance(message, link.Shot | link.Counted):
+            self._publish(message, jpeg)
+            self.shots += isinstance(message, link.Shot)
+        elif isinstance(message, link.Opened):
+            self.opened = message
+        else:
+            self.last_word = message
+
+
+def _tell(down: socket.socket, message: link.Down) -> None:
+    """A camera that is gone will be noticed soon enough."""
+    try:
+        link.send(down, message)
+    except OSError:
+        return
+
+
+class Stream:
+    """A stream of a partition that is ours."""
+
+    def __init__(
+        self, spec: StreamSpec, slot: int, known: StreamStatus | None, world: Surroundings
+    ) -> None:
+        """`known` is the last status on the topic, by whomever."""
+        self.spec = spec
+        self.slot = slot
+        self.camera: Camera | None = None
+        self.epoch = known.epoch if known else 0
+        self._world = world
+        self._log = log.bind(stream=spec.stream_id)
+        self._state = statuses.stopped(now())
+        self._said: StreamStatus | None = None
+        self._said_at_s = 0.0
+        self._source: SourceFacts | None = None
+        self._is_deleted = self._is_over = False
+        self._is_claimed = self._is_contested = self._has_lost = False
+        self._ordered: tuple[StreamSpec, link.Order] | None = None
+        self._failures = 0
+        self._retry_at_s = 0.0
+        self._running_since_s: float | None = None
+        self._owes_heartbeat = False
+        self._ticked_at_s = time.monotonic()
+        self._pulse = Pulse()
+        self.outbox = Outbox(spec, world.send, world.buffer_bytes, self._note_loss)
+        if known is not None:
+            self._take_over(known)
+
+    def _take_over(self, known: StreamStatus) -> None:
+        """What is said already need not be said again, and a clip that was over stays over."""
+        if known.status is not Status.STOPPED or known.observed_generation != self.spec.generation:
+            return
+        self._is_over = self.spec.running and known.reason is Reason.ENDED
+        if self._is_over:
+            self._state = statuses.ended(known.since)
+        if self._is_over or not self.spec.running:
+            self._said = self._status()
+
+    # What others want of it
+
+    def want(self, spec: StreamSpec) -> None:
+        """A newer desired state; a lower generation is ignored."""
+        if spec.generation < self.spec.generation:
+            return
+        if spec.generation > self.spec.generation:
+            self._is_over = False
+            self._failures, self._retry_at_s = 0, 0.0
+        self.spec = self.outbox.spec = spec
+        self._is_deleted = False
+
+    def delete(self) -> None:
+        self._is_deleted = True
+
+    @property
+    def is_gone(self) -> bool:
+        """Deleted, stopped, and said to be so."""
+        return self._is_deleted and self.camera is None and self._is_told_stopped
+
+    @property
+    def _is_told_stopped(self) -> bool:
+        return self._said is not None and self._said.status is Status.STOPPED
+
+    @property
+    def _should_run(self) -> bool:
+        return self.spec.running and not self._is_deleted and not self._is_over
+
+    @property
+    def needs_claim(self) -> bool:
+        """Whether an epoch must be minted, once membership is proven."""
+        return not self._is_claimed and (self._should_run or self._is_contested)
+
+    def claim(self, epoch: int) -> None:
+        """Frames follow when the broker has acknowledged the status that says so."""
+        self.epoch, self._is_claimed, self._is_contested = epoch, True, False
+        if self._should_run:
+            self._enter(statuses.starting(now()))
+
+        def acknowledged() -> None:
+            if self._is_claimed and self.epoch == epoch:
+                crash_point("ingestor.after_claim")
+                self._log.info("epoch.claimed", epoch=epoch)
+                self.outbox.open(epoch)
+
+        if self._publish(self._status(), acknowledged):
+            metrics.CLAIMS.inc()
+        else:
+            self._is_claimed = False
+
+    def contest(self, foreign: StreamStatus) -> None:
+        """Somebody else speaks for this stream: we say it again; against an epoch that is not
+        below ours, we prove first that we may, and mint a higher one."""
+        if foreign.epoch < self.epoch:
+            self._said = None
+            return
+        self._log.warning("stream.contested", foreign=foreign.owner, epoch=foreign.epoch)
+        self._is_contested = True
+        self._give_up_epoch()
+
+    def _note_loss(self) -> None:
+        self._has_lost = True
+
+    def _give_up_epoch(self) -> None:
+        if self._is_claimed:
+            self._is_claimed = False
+            self.outbox.end()
+
+    # One step
+
+    def tick(self) -> None:
+        now_s = time.monotonic()
+        tick_s, self._ticked_at_s = now_s - self._ticked_at_s, now_s
+        if self._has_lost:
+            self._has_lost = self._is_claimed = False
+            metrics.LOSSES.inc()
+            self._log.warning("epoch.lost", epoch=self.epoch)
+        if self.camera is None:
+            self._rest(now_s)
+        elif self.camera.is_over:
+            self._part_from(self.camera)
+        else:
+            self._watch(self.camera, tick_s)
+        self._tell()
+        self._beat()
+
+    def _rest(self, now_s: float) -> None:
+        """No camera runs."""
+        if not self._should_run:
+            if not self._is_over and (self._state.status, self._state.reason) != (
+                Status.STOPPED,
+                None,
+            ):
+                self._enter(statuses.stopped(now()))
+            return
+        if self._state.status in (Status.STOPPED, Status.STOPPING):
+            self._enter(statuses.starting(now()))
+        if self.outbox.epoch is not None and now_s >= self._retry_at_s:
+            self._start()
+
+    def _start(self) -> None:
+        try:
+            order = self._order()
+        except SealBroken as error:
+            self._fail(Reason.AUTH_FAILED, str(error))
+            return
+        self._running_since_s = None
+        self._pulse.restart()
+        self.camera = Camera(self._world.start(), order, self._take)
+        self._log.info("camera.started", pid=self.camera.child.pid, epoch=self.epoch)
+
+    def _take(self, shot: link.Shot | link.Counted, jpeg: bytes) -> None:
+        """In the camera's reader."""
+        if isinstance(shot, link.Counted):
+            self.outbox.count(shot.captured, shot.dropped)
+            return
+        self._pulse.note_encoding(shot.encode_ms)
+        frame_id = self.outbox.put(
+            Waiting(
+                jpeg=jpeg,
+                captured_at_us=shot.captured_at_us,
+                at_s=shot.at_s,
+                width=shot.width,
+                height=shot.height,
+                clock=shot.clock,
+                captured=shot.captured,
+                dropped=shot.dropped,
+            )
+        )
+        self._world.newest.put(self.spec.stream_id, Still(jpeg, shot.captured_at_us, frame_id))
+
+    def _watch(self, camera: Camera, tick_s: float) -> None:
+        if camera.child.is_ending:
+            camera.child.press()
+            return
+        order = self._order_now(camera)
+        if order is None:
+            self._enter(statuses.starting(now()) if self._should_run else statuses.stopping(now()))
+            camera.stop()
+            return
+        camera.tune(order)
+        if camera.is_hung(tick_s):
+            camera.last_word = link.Failed(Reason.STALLED if camera.shots else Reason.TIMEOUT)
+            camera.child.kill()
+            self._log.warning("camera.killed", pid=camera.child.pid)
+        elif camera.shots and self.outbox.numbered:
+            self._run(camera)
+
+    def _order_now(self, camera: Camera) -> link.Order | None:
+        """What the running camera should do; None where it must stop, be it to start anew."""
+        if not self._should_run:
+            return None
+        try:
+            order = self._order()
+        except SealBroken:
+            return None
+        return None if camera.order.needs_new_connection(order) else order
+
+    def _order(self) -> link.Order:
+        """Made once per generation: opening a seal takes its time. Raises SealBroken."""
+        if self._ordered is None or self._ordered[0] is not self.spec:
+            self._ordered = self.spec, self._world.order(self.spec)
+        return self._ordered[1]
+
+    def _run(self, camera: Camera) -> None:
+        """Frames are coming."""
+        is_down = self.outbox.stuck_s > BROKER_PATIENCE_S
+        is_said_down = self._state.reason is Reason.BROKER_DOWN
+        if self._state.status is not Status.RUNNING or is_down is not is_said_down:
+            self._source = camera.opened.source if camera.opened else self._source
+            self._enter(statuses.broker_down(now()) if is_down else statuses.running(now()))
+        if self._running_since_s is None:
+            self._running_since_s = time.monotonic()
+        elif time.monotonic() - self._running_since_s > STABLE_S:
+            self._failures = 0
+
+    def _part_from(self, camera: Camera) -> None:
+        """Its process has ended, and this is why."""
+        self.camera = None
+        self._owes_heartbeat = True
+        camera.close()
+        self._log.info("camera.ended", pid=camera.child.pid)
+        if camera.was_stopped:
+            return
+        word = camera.last_word or link.Failed(Reason.DECODER_CRASHED)
+        if isinstance(word, link.Ended):
+            self._is_over = True
+            self._enter(statuses.ended(now()))
+        else:
+            self._fail(word.reason, word.detail)
+
+    def _fail(self, reason: Reason, detail: str | None) -> None:
+        self._failures += 1
+        world, chance = self._world, random.random()
+        wait_s = statuses.retry_wait_s(
+            reason, self._failures, world.retry_base_s, world.retry_cap_s, chance
+        )
+        self._retry_at_s = time.monotonic() + wait_s
+        self._state = statuses.failed(
+            self._state, reason, detail, statuses.Attempt(self._failures, now(), wait_s)
+        )
+        metrics.FAILURES.labels(reason).inc()
+        if self._failures == 1 or self._is_due_to_say():
+            self._log.warning("camera.failed", reason=reason, attempt=self._failures)
+
+    # What it says
+
+    def _enter(self, state: statuses.State) -> None:
+        if state.status is not self._state.status:
+            self._log.info("stream.changed", status=state.status, before=self._state.status)
+        self._state = state
+        if state.status is Status.STOPPED:
+            self._source = None
+            self._world.newest.forget(self.spec.stream_id)
+
+    @property
+    def reason(self) -> str:
+        """Why there is nothing to see, in a word."""
+        return self._state.reason or self._state.status
+
+    @property
+    def is_running(self) -> bool:
+        return self._state.status is Status.RUNNING
+
+    def _status(self) -> StreamStatus:
+        state = self._state
+        is_stopped = state.status is Status.STOPPED
+        return StreamStatus(
+            stream_id=self.spec.stream_id,
+            status=state.status,
+            reason=state.reason,
+            message=state.message,
+            hint=state.hint,
+            since=state.since,
+            attempt=state.attempt,
+            next_retry_at=state.next_retry_at,
+            owner=self._world.instance,
+            endpoint=None if is_stopped else self._world.endpoint,
+            epoch=self.epoch,
+            observed_generation=self.spec.generation,
+            source=self._source,
+        )
+
+    def _is_due_to_say(self) -> bool:
+        since_s = time.monotonic() - self._said_at_s
+        return statuses.is_news(self._said, self._status(), since_s)
+
+    def _tell(self) -> None:
+        """Not before the claim: whoever runs a stream speaks in its own epoch."""
+        if (self._is_claimed or not self._should_run) and self._is_due_to_say():
+            self._publish(self._status(), lambda: None)
+
+    def _publish(self, status: StreamStatus, acknowledged: Acknowledged) -> bool:
+        told = self._world.say(status, self.slot, acknowledged)
+        if told:
+            self._said, self._said_at_s = status, time.monotonic()
+        return told
+
+    def _beat(self) -> None:
+        """Every ten seconds of running, and once more at the end of a camera or an epoch."""
+        for account in self.outbox.final_accounts():
+            self._beat_last(account)
+        if self.camera is not None and self.is_running:
+            is_due = self._pulse.age_s >= self._world.heartbeat_s
+        else:
+            is_due = self._owes_heartbeat and self.outbox.is_settled
+        account_now = self.outbox.account() if is_due else None
+        if account_now is not None:
+            owed, self._owes_heartbeat = self._owes_heartbeat, False
+            (self._beat_last if owed else self._beat_with)(account_now)
+
+    def _beat_last(self, account: Account) -> None:
+        """Unless the one before it said it all."""
+        if self._pulse.has_news(account.epoch, account.totals):
+            self._beat_with(account)
+
+    def _beat_with(self, account: Account) -> None:
+        heartbeat = self._pulse.beat(
+            self.spec.stream_id, account.epoch, account.totals, now(), self.outbox.bytes_published
+        )
+        reasons = self._complaints(heartbeat)
+        metrics.count(heartbeat.ledger, heartbeat.bytes_per_s * heartbeat.window_s)
+        self._world.beat(
+            replace(
+                heartbeat,
+                last_seq=account.last_seq,
+                last_frame_at=last_frame_at(account.last_frame_at_us),
+                process_rss_bytes=self.camera.child.memory_bytes() if self.camera else None,
+                health="degraded" if reasons else "ok",
+                reasons=reasons,
+            )
+        )
+
+    def _complaints(self, heartbeat: Heartbeat) -> tuple[str, ...]:
+        dropped = heartbeat.ledger.dropped
+        found = {
+            "OVERLOAD": dropped.overload > 0,
+            "CORRUPT": dropped.corrupt > 0,
+            "TOO_LARGE": dropped.too_large > 0,
+        }
+        state = (str(self._state.reason),) if self._state.reason else ()
+        return state + tuple(name for name, holds in found.items() if holds)
+
+    # Letting go
+
+    def release(self, *, lost: bool) -> None:
+        """The partition is given up; its camera has ended by now. If it was lost already, another
+        may speak for the stream, and we say nothing."""
+        if self.camera is not None:
+            self.camera.close()
+            self.camera = None
+        self.outbox.end()
+        for account in self.outbox.final_accounts(anyway=True):
+            self._beat_last(account)
+        if not lost and self._should_run:
+            self._enter(statuses.handed_over(now()))
+            self._publish(self._status(), lambda: None)
+        elif not lost and not self._is_told_stopped:
+            self._enter(self._state if self._is_over else statuses.stopped(now()))
+            self._publish(self._status(), lambda: None)
+        self._is_claimed = False
+        self._world.newest.forget(self.spec.stream_id)
