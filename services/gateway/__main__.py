@@ -20,6 +20,7 @@ from services.gateway.owners import Owners
 from services.gateway.pages import Pages
 from services.gateway.parts import Parts
 from services.gateway.reconcile import Reconciler
+from services.gateway.replay import Replays
 from services.gateway.routes.page import page
 from services.gateway.routes.realtime import realtime
 from services.gateway.seal import Seal
@@ -79,7 +80,9 @@ def main() -> None:
         max_fps=settings.max_fps,
         nudge=reconciler.nudge,
     )
-    app = create_app(parts, access(settings), [realtime(hub, observed), page()])
+    app = create_app(
+        parts, access(settings), [realtime(hub, observed, Replays(kafka, prefix)), page()]
+    )
     follower = Follower(kafka, prefix, observed, hub)
     for thread in (follower, reconciler):
         thread.start()

@@ -87,6 +87,20 @@ class Subscriber(Generic[N]):
         self._loss = Loss(min(lost.since, at), max(lost.until, at), lost.missed + 1, cursor)
         LOST.inc()
 
+    @property
+    def has_lost(self) -> bool:
+        return self._loss is not None
+
+    def clear(self) -> None:
+        """Forgets what waits and what was lost: somebody tells it in another way."""
+        self._waiting.clear()
+        self._bytes = 0
+        self._loss = None
+
+    def wake(self) -> None:
+        """`next` returns, with or without news."""
+        self._news.set()
+
     async def next(self) -> tuple[Loss | None, bytes]:
         """Waits for news; what was lost since the last call, then what may be sent in one write."""
         await self._news.wait()

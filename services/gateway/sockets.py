@@ -4,9 +4,10 @@ Many messages in one write; an end that does not wait for a client that does not
 the process stops. `uvicorn.Config(..., **WEBSOCKETS)` serves with it.
 """
 
+import asyncio
 import logging
 from asyncio.transports import BaseTransport
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from socket import SO_SNDBUF, SOL_SOCKET
 from typing import Any
@@ -42,8 +43,10 @@ log.setLevel(logging.WARNING)
 class Wire:
     """What a route finds under `EXTENSION`."""
 
-    write: Callable[[bytes], Awaitable[None]]
-    """Sends whole frames (see `framed`) once the client has room; `ClientDisconnected`."""
+    room: asyncio.Event
+    """Set while the client reads what it is sent."""
+    write: Callable[[bytes], None]
+    """Sends whole frames (see `framed`); raises `ClientDisconnected`."""
     end: Callable[[int, str], None]
     """Closes at once, also towards a client that does not read."""
 
@@ -77,7 +80,7 @@ class Protocol(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if self.response.status_code == 101:
             extensions: dict[str, Any] = self.scope["extensions"]
-            extensions[EXTENSION] = Wire(self._write, self._end)
+            extensions[EXTENSION] = Wire(self.writable, self._write, self._end)
 
     @override
     def shutdown(self) -> None:
@@ -92,8 +95,7 @@ class Protocol(WebSocketsSansIOProtocol):
         super().keepalive_timeout()
         self.loop.call_later(SHUTDOWN_LINGER_S, self.transport.abort)
 
-    async def _write(self, frames: bytes) -> None:
-        await self.writable.wait()
+    def _write(self, frames: bytes) -> None:
         if self.disconnected or self.close_sent or self.transport.is_closing():
             raise ClientDisconnected
         self.transport.write(frames)

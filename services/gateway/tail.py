@@ -3,10 +3,9 @@
 Outlives the broker's absence, finds new partitions, and knows how far it has come: its watermark.
 """
 
-import concurrent.futures
 import enum
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,7 +13,19 @@ from typing import Any
 import structlog
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import ListOffsetsResultInfo, OffsetSpec
+from confluent_kafka.admin._listoffsets import OffsetSpec
+
+from services.gateway.offsets import (
+    ANSWER_WITHIN_S,
+    FIRST,
+    NEXT,
+    Asked,
+    Partition,
+    answered,
+    ask,
+    resolved,
+    since,
+)
 
 log = structlog.get_logger()
 
@@ -23,14 +34,7 @@ WAIT_S = 0.2
 LOOK_EVERY_S = 10.0  # for new partitions
 LOOK_AGAIN_S = 1.0  # where not all topics were there yet
 MARK_EVERY_S = 1.0
-ANSWER_WITHIN_S = 2.0  # of the broker
 RECENT = timedelta(seconds=60)
-
-FIRST: OffsetSpec = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # as the client has it
-NEXT: OffsetSpec = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # as the client has it
-
-Partition = tuple[str, int]
-Asked = dict[TopicPartition, concurrent.futures.Future[ListOffsetsResultInfo]]
 
 
 class Start(enum.Enum):
@@ -140,34 +144,24 @@ class Tail:
     def _begin(self, partitions: list[Partition], start: Start) -> None:
         if not partitions:
             return
-        offsets = self._resolved(partitions, start)
+        offsets = resolved(self._admin, partitions, _spec(start))
         self._consumer.incremental_unassign(
             [TopicPartition(*p) for p in partitions if p in self._positions]
         )
         self._consumer.incremental_assign([TopicPartition(*p, offsets[p]) for p in partitions])
         self._positions |= offsets
 
-    def _resolved(self, partitions: list[Partition], start: Start) -> dict[Partition, int]:
-        found = _offsets(self._ask(partitions, _spec(start)))
-        if -1 in found.values():  # no message is as young as that: the end
-            found |= _offsets(self._ask([p for p in found if found[p] < 0], NEXT))
-        return found
-
-    def _ask(self, partitions: Iterable[Partition], spec: OffsetSpec) -> Asked:
-        wanted = {TopicPartition(*partition): spec for partition in partitions}
-        return self._admin.list_offsets(wanted, request_timeout=ANSWER_WITHIN_S)
-
     def _advance_mark(self) -> None:
         """Notes the ends now and then; once all are passed, the watermark is the time of asking."""
         if self._mark is None:
             if time.monotonic() >= self._mark_at and self._positions:
-                self._mark = _Mark(datetime.now(UTC), self._ask(self._positions, NEXT))
+                self._mark = _Mark(datetime.now(UTC), ask(self._admin, self._positions, NEXT))
                 self._mark_at = time.monotonic() + MARK_EVERY_S
             return
         if not all(future.done() for future in self._mark.asked.values()):
             return
         mark, self._mark = self._mark, None
-        ends = _offsets(mark.asked)
+        ends = answered(mark.asked)
         if all(self._positions[partition] >= end for partition, end in ends.items()):
             self.watermark = mark.at
             self.complete = self.complete or self._starts.keys() <= {topic for topic, _ in ends}
@@ -177,12 +171,5 @@ class Tail:
 
 def _spec(start: Start) -> OffsetSpec:
     if start is Start.RECENT:
-        since = datetime.now(UTC) - RECENT
-        recent: OffsetSpec = OffsetSpec.for_timestamp(int(since.timestamp() * 1000))
-        return recent
+        return since(datetime.now(UTC) - RECENT)
     return FIRST if start is Start.BEGINNING else NEXT
-
-
-def _offsets(asked: Asked) -> dict[Partition, int]:
-    answers = {(at.topic, at.partition): future.result() for at, future in asked.items()}
-    return {partition: answer.offset for partition, answer in answers.items()}

@@ -19,6 +19,7 @@ from services.gateway.hub import Hub
 from services.gateway.news import News, RecordNews, StatusData
 from services.gateway.observed import Observed
 from services.gateway.problems import NO_PICTURE, Problem, answer_with_problems
+from services.gateway.replay import Replays
 from services.gateway.routes.page import page
 from services.gateway.routes.realtime import realtime
 from tests.gateway.messages import a_record
@@ -51,7 +52,7 @@ class Site:
         observed.note_ready()
         self.app = FastAPI(dependencies=[Depends(access)])
         answer_with_problems(self.app)
-        for router in (realtime(self.hub, observed), page(), self._rest()):
+        for router in (realtime(self.hub, observed, Replays({}, "")), page(), self._rest()):
             self.app.include_router(router)
 
     def _rest(self) -> APIRouter:

@@ -12,6 +12,7 @@ from services.gateway.hub import Hub
 from services.gateway.news import News
 from services.gateway.observed import Observed
 from services.gateway.problems import answer_with_problems
+from services.gateway.replay import Replays
 from services.gateway.routes.page import page
 from services.gateway.routes.realtime import realtime
 from tests.gateway.serving import serving
@@ -23,7 +24,7 @@ def address() -> Iterator[str]:
     observed.note_ready()
     app = FastAPI()
     answer_with_problems(app)
-    app.include_router(realtime(Hub[News](), observed))
+    app.include_router(realtime(Hub[News](), observed, Replays({}, "")))
     app.include_router(page())
     with serving(app) as address:
         yield address

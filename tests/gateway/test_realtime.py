@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -26,35 +27,48 @@ from schemas.topics import (
     Topic,
 )
 from services.gateway.access import Access, Role
+from services.gateway.cursor import cursor
 from services.gateway.follow import Follower
 from services.gateway.hub import Hub
 from services.gateway.news import News, RecordNews
 from services.gateway.observed import Observed
 from services.gateway.problems import answer_with_problems
+from services.gateway.replay import Replays
 from services.gateway.routes.realtime import realtime
 from tests.gateway.messages import DOOR, NOON, YARD, a_heartbeat, a_record, a_spec, a_status
 from tests.gateway.serving import serving
 
 Send = Callable[..., None]
 KEY = "a-key-of-a-viewer"
+EVERYBODY = Access(None, ())
+NO_REPLAYS = Replays(
+    {"bootstrap.servers": "127.0.0.1:9", "log_level": 0}, ""
+)  # a broker that is away
 
 
-def an_app(hub: Hub[News], observed: Observed, access: Access, **options: Any) -> FastAPI:
+def an_app(
+    hub: Hub[News],
+    observed: Observed,
+    access: Access = EVERYBODY,
+    replays: Replays = NO_REPLAYS,
+    **options: Any,
+) -> FastAPI:
     app = FastAPI(dependencies=[Depends(access)])
     answer_with_problems(app)
-    app.include_router(realtime(hub, observed, **options))
+    app.include_router(realtime(hub, observed, replays, **options))
     return app
 
 
 @pytest.fixture(scope="module")
 def send(kafka: str, topic_prefix: str) -> Iterator[Send]:
-    """Puts a message on its topic and waits until it is there; None: a tombstone for `key`."""
+    """Puts messages on their topic and waits until they are there; None: a tombstone for `key`."""
     producer = Producer(PRODUCER_OF_FACTS | {"bootstrap.servers": kafka})
 
-    def send(topic: Topic[Any], message: Message | None, key: str | None = None) -> None:
-        value = None if message is None else topic.encode(message)
-        name = key or getattr(message, "stream_id", None)
-        producer.produce(topic.named(topic_prefix), value, name)
+    def send(topic: Topic[Any], *messages: Message | None, key: str | None = None) -> None:
+        for message in messages:
+            value = None if message is None else topic.encode(message)
+            name = key or getattr(message, "stream_id", None)
+            producer.produce(topic.named(topic_prefix), value, name)
         assert producer.flush(10) == 0
 
     yield send
@@ -68,9 +82,11 @@ def address(kafka: str, topic_prefix: str, send: Send) -> Iterator[str]:
     send(STREAMS, a_spec(YARD, running=False))
     send(STREAM_STATUS, a_status(DOOR))
     observed, hub = Observed(), Hub[News]()
-    follower = Follower({"bootstrap.servers": kafka}, topic_prefix, observed, hub)
+    config = {"bootstrap.servers": kafka}
+    follower = Follower(config, topic_prefix, observed, hub)
     follower.start()
-    with serving(an_app(hub, observed, Access(None, ()))) as address:
+    replays = Replays(config, topic_prefix)
+    with serving(an_app(hub, observed, replays=replays)) as address:
         yield address
     follower.stop()
 
@@ -241,10 +257,10 @@ async def test_a_deleted_stream_is_said_to_be_and_then_no_more(address: str, sen
         send(STREAMS, a_spec(other))
         send(STREAM_STATUS, a_status(other))
         assert (await client.data("stream:status"))["status"] == "RUNNING"
-        send(STREAMS, None, other)
+        send(STREAMS, None, key=other)
         assert (await client.data("stream:status"))["status"] == "DELETED"
         send(STREAM_STATUS, a_status(other, Status.STOPPED))
-        send(STREAM_STATUS, None, other)
+        send(STREAM_STATUS, None, key=other)
         send(DETECTIONS, a_record(1, "person", stream_id=other))
         assert (await client.next())["event"] == "detection"
     async with listening(address) as client:
@@ -252,22 +268,65 @@ async def test_a_deleted_stream_is_said_to_be_and_then_no_more(address: str, sen
         assert other not in {stream["streamId"] for stream in streams}
 
 
-async def test_cursors_never_go_back_and_a_cursor_is_answered(address: str, send: Send) -> None:
-    async with listening(address) as client:
-        cursors = [(await client.next())["cursor"]]
+async def test_a_client_that_comes_back_with_its_cursor_is_told_all_it_missed(
+    address: str, send: Send
+) -> None:
+    query = "/?snapshot=false&events=detection"
+    async with listening(address, query) as client:
         for seq in range(3):
             send(DETECTIONS, a_record(seq, "person", epoch=30))
-            cursors.append((await client.next())["cursor"])
+            last = await client.next()
+    send(DETECTIONS, *(a_record(seq, "person", epoch=30) for seq in range(3, 400)))
+    send(DETECTIONS, a_record(400, "dog", epoch=30))
+    async with listening(address, f"{query}&labels=person&cursor={last['cursor']}") as client:
+        send(DETECTIONS, a_record(401, "person", epoch=30))
+        seen: set[int] = set()
+        cursors = []
+        while 401 not in seen:
+            message = await client.next()
+            assert message["event"] == "detection"
+            epoch, seq = map(int, message["data"]["frameId"].split("/")[1:])
+            cursors.append(message["cursor"])
+            if epoch == 30:
+                seen.add(seq)
+        assert set(range(3, 402)) - seen == {400}
         assert cursors == sorted(cursors)
-        assert all(len(cursor) < 20 for cursor in cursors)
-    async with listening(address, f"/?cursor={cursors[-1]}") as client:
+
+
+async def test_a_subscription_later_on_may_resume_too(address: str, send: Send) -> None:
+    async with listening(address) as client:
+        cursor = (await client.next())["cursor"]
+        send(DETECTIONS, a_record(1, "person", epoch=40))
+        assert (await client.data("detection"))["frameId"] == f"{DOOR}/40/1"
+        await client.say(cursor=cursor, events=["detection"])
+        await client.data("snapshot")
+        while (await client.data("detection"))["frameId"] != f"{DOOR}/40/1":
+            pass
+
+
+async def test_a_cursor_that_nobody_gave_out_is_answered_by_a_gap(address: str) -> None:
+    for forged in ("x", "w", "wffffffffffff", "w0", "-1"):
+        async with listening(address, f"/?snapshot=false&cursor={forged}") as client:
+            gap = await client.data("gap")
+            assert (gap["from"], gap["missed"]) == (None, None)
+            assert gap["reason"] == "unknown-cursor"
+
+
+async def test_what_is_too_old_to_be_replayed_is_a_gap(address: str) -> None:
+    old = cursor(now() - timedelta(days=2))
+    async with listening(address, f"/?snapshot=false&cursor={old}") as client:
         gap = await client.data("gap")
         assert gap["from"] < gap["to"]
-        assert (gap["missed"], gap["reason"]) == (None, "unknown-cursor")
-    for forged in ("x", "w", "wffffffffffff", "w0", "-1"):
-        async with listening(address, f"/?cursor={forged}") as client:
-            gap = await client.data("gap")
-            assert (gap["from"], gap["reason"]) == (None, "unknown-cursor")
+        assert (gap["missed"], gap["reason"]) == (None, "retention")
+
+
+async def test_where_kafka_is_away_who_wants_to_resume_shall_come_again() -> None:
+    observed = Observed()
+    observed.note_ready()
+    with serving(an_app(Hub[News](), observed)) as address:
+        async with listening(address, f"/?cursor={cursor(now())}") as client:
+            await client.data("snapshot")
+            assert await client.closed() == 1013
 
 
 async def test_a_mistake_is_answered_and_repeated_ones_end_the_connection(address: str) -> None:
@@ -354,7 +413,7 @@ async def test_a_client_that_does_not_read_loses_its_own_oldest_and_holds_up_nob
     observed, hub = Observed(), Hub[News]()
     observed.note_ready()
     count = 1500  # 24 MB, more than the kernel hides
-    with serving(an_app(hub, observed, Access(None, ()))) as address:
+    with serving(an_app(hub, observed)) as address:
         async with (
             listening(address, "/?snapshot=false", max_queue=1) as slow,
             listening(address, "/?snapshot=false") as quick,
@@ -386,7 +445,7 @@ async def test_a_client_that_does_not_read_loses_its_own_oldest_and_holds_up_nob
 async def test_a_client_that_does_not_read_for_long_is_cut_off_with_1013() -> None:
     observed, hub = Observed(), Hub[News]()
     observed.note_ready()
-    app = an_app(hub, observed, Access(None, ()), slow_after_s=0.5)
+    app = an_app(hub, observed, slow_after_s=0.5)
     with serving(app) as address:
         async with listening(address, "/?snapshot=false", max_queue=1) as slow:
             for first in range(0, 1500, 50):
@@ -410,7 +469,7 @@ async def test_when_the_gateway_stops_clients_are_told_also_beside_one_that_does
     observed, hub = Observed(), Hub[News]()
     observed.note_ready()
     with ExitStack() as stack:
-        address = stack.enter_context(serving(an_app(hub, observed, Access(None, ()))))
+        address = stack.enter_context(serving(an_app(hub, observed)))
         quick = await connect(f"ws://{address}/?snapshot=false&streams={DOOR}")
         slow = await connect(f"ws://{address}/?snapshot=false&streams={YARD}", max_queue=1)
         for first in range(0, 1500, 50):

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections import deque
+from datetime import datetime
 from typing import NoReturn
 
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
@@ -15,6 +16,7 @@ from services.gateway.hub import Hub, Loss, Subscriber
 from services.gateway.news import News, SnapshotData, StatusData, awaited, gap, status_data, told
 from services.gateway.observed import Observed
 from services.gateway.problems import INVALID, TYPES, Problem
+from services.gateway.replay import Replay, Replays, ReplayStalled
 from services.gateway.sockets import EXTENSION, Wire
 from services.gateway.subscribe import BadSubscription, Subscription, from_message, from_query
 
@@ -24,9 +26,12 @@ MISTAKES_FORGIVEN = 2
 SLOW_AFTER_S = 30.0
 READY_WITHIN_S = 10.0
 LOOK_EVERY_S = 0.05
+CATCHING_UP = 5  # rounds at most
 
 
-def realtime(hub: Hub[News], observed: Observed, slow_after_s: float = SLOW_AFTER_S) -> APIRouter:
+def realtime(
+    hub: Hub[News], observed: Observed, replays: Replays, slow_after_s: float = SLOW_AFTER_S
+) -> APIRouter:
     """To be served by `sockets.Protocol`."""
     router = APIRouter()
 
@@ -38,7 +43,8 @@ def realtime(hub: Hub[News], observed: Observed, slow_after_s: float = SLOW_AFTE
         except BadSubscription as error:
             raise Problem(INVALID, str(error)) from error
         wire: Wire = socket.scope["extensions"][EXTENSION]
-        client = Client(wire, observed, subscription, slow_after_s)
+        client = Client(wire, observed, replays, subscription)
+        client.slow_after_s = slow_after_s
         await socket.accept()
         with hub.subscribed(client.view) as subscriber:
             await client.serve(socket, subscriber)
@@ -50,12 +56,14 @@ class Client:
     """One connection: a task that tells it the news, and one that listens to it."""
 
     def __init__(
-        self, wire: Wire, observed: Observed, subscription: Subscription, slow_after_s: float
+        self, wire: Wire, observed: Observed, replays: Replays, subscription: Subscription
     ) -> None:
+        self.slow_after_s = SLOW_AFTER_S
         self._wire = wire
         self._observed = observed
+        self._replays = replays
         self._subscription = subscription
-        self._slow_after_s = slow_after_s
+        self._asked: Subscription | None = subscription  # and not yet answered
         self._heard: deque[float] = deque(maxlen=MESSAGES_PER_S)
         self._mistakes = 0
 
@@ -71,15 +79,23 @@ class Client:
             pass
 
     async def _tell(self, subscriber: Subscriber[News]) -> None:
-        await self._write(b"".join(await self._greeting()))
         while True:
+            asked, self._asked = self._asked, None
+            if asked is not None:
+                await self._greet(asked, subscriber)
             loss, batch = await subscriber.next()
-            await self._write(_gap_of(loss) + batch)
+            if loss is not None or batch:
+                await self._write(_gap_of(loss) + batch)
 
     async def _write(self, frames: bytes) -> None:
+        if not self._wire.room.is_set():
+            await self._room()
+        self._wire.write(frames)
+
+    async def _room(self) -> None:
         try:
-            async with asyncio.timeout(self._slow_after_s):
-                await self._wire.write(frames)
+            async with asyncio.timeout(self.slow_after_s):
+                await self._wire.room.wait()
         except TimeoutError:
             self._end(CloseCode.TRY_AGAIN_LATER, "the client does not read")
 
@@ -87,22 +103,44 @@ class Client:
         self._wire.end(code, reason)
         raise WebSocketDisconnect(code, reason)
 
-    async def _greeting(self) -> list[bytes]:
-        """The first messages, once there is something to say."""
-        here = cursor(self._observed.watermark)
+    async def _greet(self, asked: Subscription, subscriber: Subscriber[News]) -> None:
+        """The snapshot, and what happened since the client's cursor."""
+        since = _watermark(asked.cursor)
+        here = cursor(since or self._observed.watermark)
+        await self._ready()
+        if asked.snapshot:
+            await self._write(told("snapshot", here, self._snapshot(asked)))
+        if since is not None:
+            await self._resume(asked, since, subscriber)
+        elif asked.cursor is not None:
+            await self._write(gap(here, None, now(), "unknown-cursor"))
+
+    async def _ready(self) -> None:
         deadline = time.monotonic() + READY_WITHIN_S
         while not self._observed.ready and time.monotonic() < deadline:  # noqa: ASYNC110 -- set by a thread
             await asyncio.sleep(LOOK_EVERY_S)
-        return self._answer(self._subscription, here)
 
-    def _answer(self, subscription: Subscription, here: str) -> list[bytes]:
-        """To a subscription: the gap since its cursor, the snapshot."""
-        messages = []
-        if subscription.cursor is not None:
-            messages.append(_gap_since(subscription.cursor, here))
-        if subscription.snapshot:
-            messages.append(told("snapshot", here, self._snapshot(subscription)))
-        return messages
+    async def _resume(
+        self, asked: Subscription, since: datetime, subscriber: Subscriber[News]
+    ) -> None:
+        try:
+            async with self._replays.since(since, asked.events) as replay:
+                if replay.gap_until is not None:
+                    await self._write(gap(replay.cursor, since, replay.gap_until, "retention"))
+                for _ in range(CATCHING_UP):
+                    await self._catch_up(replay)
+                    if not subscriber.has_lost:
+                        return
+                    subscriber.clear()  # what it lost meanwhile is replayed, too
+                    await self._write(told("snapshot", replay.cursor, self._snapshot(asked)))
+        except ReplayStalled:
+            self._end(CloseCode.TRY_AGAIN_LATER, "Kafka does not answer: come again")
+
+    async def _catch_up(self, replay: Replay) -> None:
+        await asyncio.to_thread(replay.look_ahead)
+        while (found := await asyncio.to_thread(replay.read)) is not None:
+            messages = [self.view(news) for news in found]
+            await self._write(b"".join(filter(None, messages)))
 
     def _snapshot(self, subscription: Subscription) -> SnapshotData:
         specs = self._observed.specs()
@@ -129,17 +167,15 @@ class Client:
         if len(text.encode()) > LARGEST_MESSAGE:
             self._end(CloseCode.POLICY_VIOLATION, "a message has at most 4 KiB")
         self._refuse_haste()
-        here = cursor(self._observed.watermark)
         try:
-            self._subscription = from_message(text)
+            self._subscription = self._asked = from_message(text)
+            subscriber.wake()
         except BadSubscription as error:
             self._mistakes += 1
             if self._mistakes > MISTAKES_FORGIVEN:
                 self._end(CloseCode.POLICY_VIOLATION, "too many messages that make no sense")
+            here = cursor(self._observed.watermark)
             subscriber.put(now(), here, told("error", here, _problem(str(error))))
-            return
-        for answer in self._answer(self._subscription, here):
-            subscriber.put(now(), here, answer)
 
     def _refuse_haste(self) -> None:
         at = time.monotonic()
@@ -163,10 +199,9 @@ def _gap_of(loss: Loss | None) -> bytes:
     return gap(loss.cursor, loss.since, loss.until, "slow", loss.missed)
 
 
-def _gap_since(asked: str, here: str) -> bytes:
-    """Nothing is replayed yet, and the client is told so."""
+def _watermark(asked: str | None) -> datetime | None:
+    """None where there is none that we know."""
     try:
-        since = watermark(asked)
+        return None if asked is None else watermark(asked)
     except UnknownCursor:
-        since = None
-    return gap(here, since, now(), "unknown-cursor")
+        return None
