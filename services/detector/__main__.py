@@ -103,6 +103,7 @@ def pipeline(settings: Settings, fence: Fence, epochs: Epochs) -> Iterator[Detec
         waiting_bytes=settings.waiting_bytes,
         unaccounted_frames=settings.unaccounted_frames,
         snapshots_per_minute=settings.snapshots_per_minute,
+        session_timeout_s=settings.session_timeout_s,
     )
     try:
         yield Detector(outside, limits)
@@ -138,7 +139,7 @@ def faust_worker(settings: Settings, detector: Detector) -> Iterator[faust.Worke
         password,
         ssl_context(settings),
     )
-    broker = Broker(settings.kafka_bootstrap_servers, known)
+    broker = Broker(settings.kafka_bootstrap_servers, known, settings.session_timeout_s)
     watch = Watch(
         lambda: lagging(kafka(settings), group, topic, detector.positions), settings.stall_s
     )
@@ -146,9 +147,11 @@ def faust_worker(settings: Settings, detector: Detector) -> Iterator[faust.Worke
         app = create_worker(broker, group, topic, Path(folder), detector)
         watch.start(give_up)
         try:
-            yield faust.Worker(
+            worker = faust.Worker(
                 app, quiet=True, override_logging=False, loop=uvloop.new_event_loop()
             )
+            worker.spinner = None  # it writes to the terminal, quiet or not
+            yield worker
         finally:
             watch.end()
 

@@ -29,7 +29,7 @@ from schemas.topics import (
 )
 from services.detector import metrics
 from services.detector.admit import Admission
-from services.detector.consume import SESSION_TIMEOUT_S, Commit, Delivery
+from services.detector.consume import Commit, Delivery
 from services.detector.fence import Epochs
 from services.detector.lane import Job, Lane, Settled, unaccounted
 from services.detector.look import Looker, unusable
@@ -47,7 +47,7 @@ COMMIT_INTERVAL_S = 1.0
 COMMIT_TIMEOUT_S = 2.0  # a broker that is away must hold up neither a rebalance nor the end
 BEAT_S = 0.5
 TICK_S = 0.002  # timers may come up to a millisecond early
-ASLEEP_S = SESSION_TIMEOUT_S * 0.8  # from then on our partitions may be somebody else's
+ASLEEP = 0.8  # of a session: from then on our partitions may be somebody else's
 FINISH_CALLS_S = 2.0  # at the end, of the 10 s that a process has
 FINISH_RECORDS_S = 1.5
 
@@ -58,6 +58,7 @@ class Limits:
     waiting_bytes: int
     unaccounted_frames: int
     snapshots_per_minute: int
+    session_timeout_s: float
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class Detector:
 
     async def assigned(self, partitions: Set[int], commit: Commit) -> None:
         if not self._chores:
+            self._beat = time.monotonic()
             chores = (self._publish, self._commit_regularly, self._beat_regularly)
             self._chores = [asyncio.create_task(self._guard(chore())) for chore in chores]
         self._drop(self._lanes.keys())
@@ -351,7 +353,7 @@ class Detector:
     def _stay_awake(self) -> None:
         """A process that was stopped for about a session must not finish what it had begun: its
         partitions are held by another, which may have answered frames of a higher epoch."""
-        if time.monotonic() - self._beat > ASLEEP_S:
+        if time.monotonic() - self._beat > ASLEEP * self._limits.session_timeout_s:
             self.fail(RuntimeError("slept through the session"))
 
 

@@ -21,8 +21,6 @@ from yarl import URL
 
 log = structlog.get_logger()
 
-SESSION_TIMEOUT_S = 10.0
-
 Commit = Callable[[Mapping[int, int]], Awaitable[bool]]
 """Offsets by partition; false: not committed, e.g. because of a rebalance."""
 
@@ -57,6 +55,7 @@ class Reader(Protocol):
 class Broker:
     servers: str  # host:port, comma separated
     credentials: CredentialsT | None
+    session_timeout_s: float
 
 
 def credentials(
@@ -79,8 +78,8 @@ def create_worker(
         datadir=folder,
         broker=[URL(f"kafka://{server.strip()}") for server in broker.servers.split(",")],
         broker_credentials=broker.credentials,
-        broker_session_timeout=SESSION_TIMEOUT_S,
-        broker_heartbeat_interval=2.0,
+        broker_session_timeout=broker.session_timeout_s,
+        broker_heartbeat_interval=broker.session_timeout_s / 5,
         broker_rebalance_timeout=20.0,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=2 * 1024 * 1024,

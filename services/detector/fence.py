@@ -22,7 +22,7 @@ from schemas.topics import STREAM_STATUS, DecodeError
 
 log = structlog.get_logger()
 
-BROKER_TIMEOUT_S = 10.0
+BROKER_TIMEOUT_S = 3.0  # a process that is to end waits for it
 RETRY_S = 1.0
 LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # so it is in the library
 MOST_STREAMS = 100_000

@@ -14,7 +14,7 @@ class Settings(KafkaSettings):
         validation_alias="AI_SERVICE_URL",
         description="an http or https address",
     )
-    ai_timeout_s: float = Field(2.0, gt=0, le=6, description="seconds, above 0 and at most 6")
+    ai_timeout_s: float = Field(2.0, gt=0, le=30, description="seconds, above 0 and at most 30")
     ai_calls: int = Field(8, ge=1, le=256, description="calls at once, 1 to 256")
     http_host: str = Field("127.0.0.1", min_length=1, description="an address to listen on")
     http_port: int = Field(9201, ge=0, le=65535, description="a port, 0 to 65535")
@@ -24,5 +24,8 @@ class Settings(KafkaSettings):
     )
     unaccounted_frames: int = Field(
         5000, ge=100, le=100_000, description="frames read and not yet accounted for, 100 to 100000"
+    )
+    session_timeout_s: float = Field(
+        10, ge=3, le=30, description="seconds until a dead worker's partitions go on, 3 to 30"
     )
     stall_s: float = Field(30, ge=5, description="seconds without progress, from 5")

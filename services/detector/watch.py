@@ -14,7 +14,7 @@ from confluent_kafka import TopicPartition as At
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
-BROKER_TIMEOUT_S = 10.0
+BROKER_TIMEOUT_S = 3.0
 EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # so it is in the library
 LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # so it is in the library
 Positions = Mapping[int, int]
@@ -84,7 +84,7 @@ def lagging(kafka: Mapping[str, Any], group: str, topic: str, held: Positions) -
         ends = _ends(admin, topic)
         ours = held if state is ConsumerGroupState.STABLE else dict.fromkeys(ends, -1)
         committed = _committed(admin, group)
-    except KafkaException:
+    except (KafkaException, TimeoutError):
         return {}
     return {p: at for p, at in ours.items() if ends.get(p, 0) > committed.get((topic, p), 0)}
 

@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 
-PERSON = {
+PERSON: dict[str, Any] = {
     "label": "person",
     "classId": 0,
     "confidence": 0.9,
@@ -18,7 +19,7 @@ PERSON = {
 MODEL = {"name": "fake", "version": "1", "digest": "sha256:00"}
 
 
-def saw(*found: dict) -> bytes:
+def saw(*found: dict[str, Any]) -> bytes:
     answer = {"detections": found, "model": MODEL, "frame": {"width": 640, "height": 360}}
     return msgspec.json.encode(answer)
 
@@ -128,8 +129,8 @@ class FakeAI:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
                 await self._answer(head, reader, writer)
-        except (OSError, asyncio.IncompleteReadError):
-            pass  # the client is gone
+        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            pass  # the client is gone, or we hang up
         finally:
             self._connections.discard(writer)
             writer.close()
@@ -150,7 +151,7 @@ class FakeAI:
 
     async def _reply(self, reply: Reply, writer: asyncio.StreamWriter) -> None:
         await asyncio.sleep(reply.delay_s)
-        while reply.held_by is not None and not reply.held_by.is_set():
+        while reply.held_by is not None and not reply.held_by.is_set():  # noqa: ASYNC110 -- let go from another thread
             await asyncio.sleep(0.01)
         head = [f"HTTP/1.1 {reply.status} x", f"content-length: {len(reply.body)}"]
         head += [f"{name}: {value}" for name, value in reply.headers.items()]

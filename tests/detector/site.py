@@ -10,11 +10,12 @@ import time
 import urllib.error
 import urllib.request
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from confluent_kafka import (
@@ -26,6 +27,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from schemas.messages import DetectionRecord, Frame, Status, StreamStatus, now
 from schemas.topics import (
@@ -60,15 +62,25 @@ class Tail:
 
     def __post_init__(self) -> None:
         config = {"bootstrap.servers": self.kafka, "group.id": f"tail-{uuid4().hex}"}
-        self.consumer = Consumer(config | {"enable.auto.commit": False})
-        partitions = self.consumer.list_topics(self.topic, 10).topics[self.topic].partitions
-        self.consumer.assign([TopicPartition(self.topic, p, OFFSET_BEGINNING) for p in partitions])
+        self.consumer = Consumer(config | {"enable.auto.commit": False, "fetch.wait.max.ms": 20})
+        self.admin = AdminClient({"bootstrap.servers": self.kafka})
+        self.partitions = range(partitions_of(self.consumer, self.topic))
+        self.read_to = dict.fromkeys(self.partitions, 0)
+        self.consumer.assign(
+            [TopicPartition(self.topic, p, OFFSET_BEGINNING) for p in self.partitions]
+        )
 
     def read(self) -> None:
-        while messages := self.consumer.consume(1000, 0.02):
-            for message in messages:
+        """To the end as it is now."""
+        ends = ends_of(self.admin, self.topic, self.partitions)
+        while any(self.read_to[partition] < end for partition, end in ends.items()):
+            for message in self.consumer.consume(1000, 0.02):
                 assert message.error() is None
                 self.messages[(message.key() or b"").decode()].append(message)
+                self.read_to[message.partition() or 0] = (message.offset() or 0) + 1
+
+    def close(self) -> None:
+        self.consumer.close()
 
     def of(self, key: str) -> list[Message]:
         self.read()
@@ -85,18 +97,16 @@ class Site:
     def __post_init__(self) -> None:
         self.producer = Producer({"bootstrap.servers": self.kafka, "linger.ms": 0} | PRODUCER)
         self.records_tail = self.tail(DETECTIONS)
-        self.partitions = len(self.producer.list_topics(self.name(FRAMES), 10).topics[
-            self.name(FRAMES)
-        ].partitions)
+        self.partitions = len(self.records_tail.partitions)
 
-    def name(self, topic: Topic) -> str:
+    def name(self, topic: Topic[Any]) -> str:
         return topic.named(self.prefix)
 
-    def tail(self, topic: Topic) -> Tail:
+    def tail(self, topic: Topic[Any]) -> Tail:
         return Tail(self.kafka, self.name(topic))
 
     def close(self) -> None:
-        self.records_tail.consumer.close()
+        self.records_tail.close()
 
     def publish(self, *frames: Frame) -> None:
         for frame in frames:
@@ -121,7 +131,7 @@ class Site:
         self.flush()
 
     def records(self, stream_id: str) -> list[DetectionRecord]:
-        return [DETECTIONS.decode(m.value(), m.headers()) for m in self.records_tail.of(stream_id)]
+        return [DETECTIONS.decode(m.value()) for m in self.records_tail.of(stream_id)]
 
     def expect(self, stream_id: str, count: int, timeout_s: float = 15) -> list[DetectionRecord]:
         """Exactly so many, in the order of the partition."""
@@ -141,15 +151,23 @@ class Site:
         return {at.partition: at.offset for at in told.result(10).topic_partitions}
 
     def ends(self) -> dict[int, int]:
-        name = self.name(FRAMES)
-        return {
-            p: self.records_tail.consumer.get_watermark_offsets(TopicPartition(name, p))[1]
-            for p in range(self.partitions)
-        }
+        return ends_of(self.records_tail.admin, self.name(FRAMES), range(self.partitions))
 
     def is_all_committed(self) -> bool:
         committed = self.committed()
         return all(committed.get(p, 0) == end for p, end in self.ends().items() if end)
+
+
+def partitions_of(client: Consumer, topic: str) -> int:
+    """Waits for a topic that was only just made."""
+    count = eventually(lambda: len(client.list_topics(topic, 10).topics[topic].partitions))
+    assert isinstance(count, int)
+    return count
+
+
+def ends_of(admin: AdminClient, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+    asked = {TopicPartition(topic, p): OffsetSpec.latest() for p in partitions}
+    return {at.partition: told.result(10).offset for at, told in admin.list_offsets(asked).items()}
 
 
 def a_stream() -> str:
@@ -158,7 +176,7 @@ def a_stream() -> str:
 
 def a_frame(stream_id: str, seq: int, **changed) -> Frame:
     epoch = changed.pop("epoch", 1_000)
-    facts = {
+    facts: dict[str, Any] = {
         "width": 640,
         "height": 360,
         "captured_at": now() - timedelta(milliseconds=5),
@@ -178,7 +196,7 @@ def headers_of(frame: Frame) -> list[tuple[str, bytes]]:
 class Running:
     """A detector process."""
 
-    process: subprocess.Popen
+    process: subprocess.Popen[bytes]
     port: int
     log: Path
 

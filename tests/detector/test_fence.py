@@ -1,0 +1,70 @@
+import pytest
+
+from schemas.topics import STREAM_STATUS
+from services.detector.fence import Epochs, Fence
+from tests.detector.fake_ai import FakeAI
+from tests.detector.site import Site, a_stream, eventually
+
+
+def test_a_lower_epoch_is_fenced_and_an_equal_or_unknown_one_is_not():
+    epochs = Epochs()
+    epochs.learn("door", 5)
+    epochs.learn("door", 4)
+    assert epochs.fences("door", 4)
+    assert not epochs.fences("door", 5)
+    assert not epochs.fences("door", 6)
+    assert not epochs.fences("yard", 0)
+
+
+def test_no_more_streams_are_kept_than_allowed():
+    epochs = Epochs(most_streams=10)
+    for stream in range(100):
+        epochs.learn(str(stream), 1)
+    assert len(epochs) == 10
+    assert epochs.fences("99", 0)
+
+
+@pytest.fixture
+def site(kafka, topic_prefix):
+    ai = FakeAI()
+    site = Site(kafka, topic_prefix, ai)
+    yield site
+    site.close()
+    ai.close()
+
+
+@pytest.fixture
+def fence(site):
+    epochs = Epochs()
+    fence = Fence({"bootstrap.servers": site.kafka}, site.prefix, epochs)
+    fence.start()
+    yield fence, epochs
+    fence.close()
+
+
+def test_all_that_was_written_before_is_known_once_it_has_caught_up(site, fence):
+    fence, epochs = fence
+    streams = [a_stream() for _ in range(50)]
+    for stream in streams:
+        site.claim(stream, 7)
+    fence.catch_up().result(10)
+    assert all(epochs.fences(stream, 6) for stream in streams)
+    site.claim(streams[0], 9)
+    fence.catch_up().result(10)
+    assert epochs.fences(streams[0], 8)
+
+
+def test_poison_in_the_topic_is_passed_over_and_a_tombstone_forgets_its_stream(site, fence):
+    fence, epochs = fence
+    stream = a_stream()
+    site.claim(stream, 7)
+    for junk in (b"", b"{", b'{"streamId": 3}', b"\xff" * 100):
+        site.put(STREAM_STATUS, b"junk", junk)
+    after = a_stream()
+    site.claim(after, 7)
+    fence.catch_up().result(10)
+    assert epochs.fences(stream, 6)
+    assert epochs.fences(after, 6)
+    site.put(STREAM_STATUS, stream.encode(), None)
+    site.flush()
+    eventually(lambda: not epochs.fences(stream, 6))
