@@ -71,8 +71,8 @@ def is_full_range(picture: VideoFrame) -> bool:
 
 def even_size(width: int, height: int, frame_width: int | None) -> tuple[int, int]:
     """The picture's size at the wanted width; even, since chroma has half of each."""
-    wanted = min(width, frame_width or width)
-    return max(2, wanted // 2 * 2), max(2, round(height * wanted / width / 2) * 2)
+    even = max(2, min(width, frame_width or width) // 2 * 2)
+    return even, max(2, round(height * even / width / 2) * 2)
 
 
 def plane(source: VideoPlane, width: int, height: int) -> Plane:

@@ -119,11 +119,12 @@ def _file(parts: SplitResult, media_path: Path) -> FileSource:
     folder = media_path.resolve()
     try:
         path = (folder / unquote(parts.path)).resolve()
+        is_there = path.is_file()
     except (ValueError, OSError, RuntimeError):  # a NUL, too long, a loop of links
         raise NotFound("There is no such file in the media folder") from None
     if not path.is_relative_to(folder):
         raise Forbidden("The file lies outside the media folder")
-    if not path.is_file():
+    if not is_there:
         raise NotFound("There is no such file in the media folder")
     return FileSource(path, loops=parse_qs(parts.query).get("loop") == ["1"])
 

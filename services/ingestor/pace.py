@@ -2,9 +2,9 @@
 
 import math
 
-EARLY = 0.35
-"""How much of a tick a picture may come early. Cameras' timestamps jitter; and this is no fraction
-that a common source rate puts pictures on, where rounding would decide."""
+EARLY_S, EARLY_TICKS = 0.045, 0.35
+"""How early a picture may come, at most: cameras' timestamps jitter. These are no numbers that a
+common source rate puts pictures on, where rounding would decide."""
 
 
 class Pacer:
@@ -32,7 +32,8 @@ class Pacer:
         """Whether the picture is the first of its tick. Times never go back."""
         if self._begin_s is None:
             self._begin_s = media_s
-        tick = math.floor((media_s - self._begin_s) * self._fps + EARLY)
+        early = min(EARLY_TICKS, EARLY_S * self._fps)
+        tick = math.floor((media_s - self._begin_s) * self._fps + early)
         if tick <= self._last_tick:
             return False
         self._last_tick = tick

@@ -1,0 +1,180 @@
+"""Numbers, books, and what happens when the broker does not take a frame."""
+
+import random
+
+import pytest
+
+from schemas.messages import Clock, Dropped, StreamSpec
+from schemas.topics import FRAMES
+from services.ingestor.publish import MOST_IN_FLIGHT, Outbox, Waiting
+
+SPEC = StreamSpec(stream_id="S1", slot=0, generation=1, running=True, name="x", url="file:x")
+
+
+class Broker:
+    """Takes frames while it has room; what it took waits to be acknowledged or lost."""
+
+    def __init__(self):
+        self.room = 1_000_000
+        self.frames = []
+        self.receipts = []
+
+    def send(self, frame, delivered):
+        if self.room <= 0:
+            return False
+        self.room -= 1
+        self.frames.append(frame)
+        self.receipts.append(delivered)
+        return True
+
+    def acknowledge(self, well=True):
+        receipts, self.receipts = self.receipts, []
+        for delivered in receipts:
+            delivered(well)
+
+
+class Rig:
+    def __init__(self, most_bytes=1_000_000):
+        self.broker = Broker()
+        self.losses = 0
+        self.outbox = Outbox(SPEC, self.broker.send, most_bytes, self._lose)
+
+    def _lose(self):
+        self.losses += 1
+
+    def put(self, size=100, dropped=None, at_us=0):
+        dropped = dropped or Dropped()
+        return self.outbox.put(
+            Waiting(b"x" * size, at_us, 0.0, 2, 2, Clock(), dropped.total + 1, dropped)
+        )
+
+
+def balanced(frame):
+    return frame.captured == frame.dropped + frame.seq + 1
+
+
+def test_frames_are_numbered_from_zero_without_a_gap_and_balance():
+    rig = Rig()
+    rig.outbox.open(7)
+    rig.put(dropped=Dropped(fps_limit=2))
+    rig.outbox.count(3, Dropped(fps_limit=1, corrupt=2))
+    rig.put()
+    rig.put(dropped=Dropped(idle=1))
+    assert [frame.id for frame in rig.broker.frames] == ["S1/7/0", "S1/7/1", "S1/7/2"]
+    assert [frame.captured for frame in rig.broker.frames] == [3, 7, 9]
+    assert all(balanced(frame) for frame in rig.broker.frames)
+
+
+def test_no_frame_leaves_before_there_is_an_epoch():
+    rig = Rig()
+    assert rig.put() is None
+    assert rig.outbox.account() is None
+    rig.outbox.open(1)
+    assert [frame.seq for frame in rig.broker.frames] == [0]
+    assert rig.put() == "S1/1/1"
+
+
+def test_a_full_queue_loses_its_oldest_and_says_so_in_the_next_header():
+    rig = Rig(most_bytes=350)
+    for _ in range(5):
+        rig.put(size=100)
+    rig.outbox.open(1)
+    first = rig.broker.frames[0]
+    assert (first.seq, first.captured, first.dropped) == (0, 3, 2)
+    assert [balanced(frame) for frame in rig.broker.frames] == [True] * 3
+
+
+def test_one_stream_cannot_fill_the_producer():
+    rig = Rig()
+    rig.outbox.open(1)
+    for _ in range(MOST_IN_FLIGHT + 5):
+        rig.put()
+    assert len(rig.broker.frames) == MOST_IN_FLIGHT
+    rig.broker.acknowledge()
+    assert len(rig.broker.frames) == MOST_IN_FLIGHT + 5
+
+
+def test_a_lost_number_ends_the_epoch_and_the_next_one_begins_at_zero():
+    rig = Rig()
+    rig.outbox.open(1)
+    rig.put()
+    rig.broker.acknowledge()
+    for _ in range(MOST_IN_FLIGHT + 2):
+        rig.put()
+    rig.broker.acknowledge(well=False)
+    assert rig.losses == 1
+    (final,) = rig.outbox.final_accounts()
+    assert (final.epoch, final.totals.published, final.totals.pending) == (1, 1, 0)
+    assert final.totals.dropped.overload == MOST_IN_FLIGHT + 2
+    assert final.totals.balances
+    assert rig.put() is None
+    rig.outbox.open(2)
+    assert rig.broker.frames[-1].id == "S1/2/0"
+    assert balanced(rig.broker.frames[-1])
+
+
+def test_time_never_goes_back_not_even_when_the_camera_is_connected_anew():
+    rig = Rig()
+    rig.outbox.open(1)
+    for at_us in (1_000_000, 900_000, 1_000_000, 2_000_000):
+        rig.put(at_us=at_us)
+    times = [frame.captured_at for frame in rig.broker.frames]
+    assert times == sorted(times)
+
+
+def test_headers_survive_the_wire():
+    rig = Rig()
+    rig.outbox.open(1)
+    rig.put(dropped=Dropped(fps_limit=4))
+    frame = rig.broker.frames[0]
+    headers = FRAMES.headers(frame, "test", "00-1-2-01")
+    assert FRAMES.decode(FRAMES.encode(frame), headers) == frame
+
+
+class Chance:
+    """A rig to which things happen."""
+
+    def __init__(self, seed):
+        self._random = random.Random(seed)
+        self.rig = Rig(most_bytes=self._random.choice([300, 1000, 100_000]))
+        self._epoch = 0
+
+    def strike(self):
+        steps = [self._open] * 2 + [self._count] * 2 + [self._acknowledge] * 4
+        steps += [self._put] * 10 + [self._crowd, self._lose]
+        self._random.choice(steps)()
+
+    def _put(self):
+        self.rig.put(dropped=Dropped(fps_limit=self._random.randrange(3)))
+
+    def _count(self):
+        self.rig.outbox.count(1, Dropped(corrupt=1))
+
+    def _acknowledge(self):
+        self.rig.broker.acknowledge()
+
+    def _lose(self):
+        self.rig.broker.acknowledge(well=False)
+
+    def _crowd(self):
+        self.rig.broker.room = self._random.choice([0, 3, 1_000_000])
+
+    def _open(self):
+        if self.rig.outbox.epoch is None:
+            self._epoch += 1
+            self.rig.outbox.open(self._epoch)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_books_balance_whatever_happens(seed):
+    chance = Chance(seed)
+    outbox, broker = chance.rig.outbox, chance.rig.broker
+    for _ in range(200):
+        chance.strike()
+        account = outbox.account()
+        assert account is None or account.totals.balances
+        assert all(final.totals.balances for final in outbox.final_accounts())
+    assert all(balanced(frame) for frame in broker.frames)
+    for epoch in {frame.epoch for frame in broker.frames}:
+        seqs = [frame.seq for frame in broker.frames if frame.epoch == epoch]
+        assert seqs == list(range(len(seqs)))

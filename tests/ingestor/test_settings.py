@@ -1,0 +1,59 @@
+"""What a wrong setting does, and that secrets don't stay around."""
+
+import subprocess
+import sys
+
+import pytest
+
+from services.ingestor.settings import Settings, forget_secrets
+from services.ingestor.unseal import private_keys
+from services.process.settings import load
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("SIGHTLOG_SOURCE_NETWORKS_ALLOWED", "10.0.0.0/8,here"),
+        ("SIGHTLOG_SEAL_PRIVATE_KEYS", "c2hvcnQ="),
+        ("INGESTOR_HTTP_PORT", "-1"),
+        ("MAX_FPS", "-3"),
+    ],
+)
+def test_a_wrong_setting_is_named_and_its_value_is_not(name, value, monkeypatch, capsys):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as ended:
+        load(Settings)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert said.startswith(f"setting {name}: expected ")
+    assert f" {value}" not in said
+    assert len(said.splitlines()) == 1
+
+
+def test_networks_are_read_from_a_list(monkeypatch):
+    monkeypatch.setenv("SIGHTLOG_SOURCE_NETWORKS_ALLOWED", "127.0.0.0/8, ::1/128")
+    assert [str(network) for network in Settings().source_networks_allowed] == [
+        "127.0.0.0/8",
+        "::1/128",
+    ]
+
+
+def test_secrets_are_taken_out_of_the_environment(monkeypatch):
+    monkeypatch.setenv("SIGHTLOG_INTERNAL_KEY", "secret")
+    monkeypatch.setenv("SIGHTLOG_SEAL_PRIVATE_KEYS", "secret")
+    forget_secrets()
+    assert Settings().internal_key is None
+    assert Settings().seal_private_keys is None
+
+
+def test_a_key_pair_is_made_for_both_sides():
+    made = subprocess.run(
+        [sys.executable, "-m", "services.ingestor", "keys"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    lines = dict(line.partition("=")[::2] for line in made.stdout.splitlines())
+    assert list(lines) == ["SIGHTLOG_SEAL_PUBLIC_KEY", "SIGHTLOG_SEAL_PRIVATE_KEYS"]
+    assert len(private_keys(lines["SIGHTLOG_SEAL_PRIVATE_KEYS"])) == 1

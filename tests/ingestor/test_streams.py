@@ -1,0 +1,302 @@
+"""One ingestor, a real Kafka, simulated cameras: what comes out."""
+
+import json
+import os
+import re
+import signal
+import time
+from base64 import b64decode, b64encode
+from itertools import count, pairwise
+from urllib.parse import urlsplit
+
+import msgspec
+import psutil
+import pytest
+import simplejpeg
+from nacl.public import PublicKey, SealedBox
+
+from schemas.messages import Reason, Status, StreamSpec
+from services.process.token import sign
+from tests.ingestor.conftest import (
+    INTERNAL_KEY,
+    PASSWORD,
+    PUBLIC_KEY,
+    eventually,
+    free_port,
+    is_alive,
+)
+
+_numbers = count()
+
+
+def spec(url, **more):
+    number = next(_numbers)
+    plain = StreamSpec(
+        stream_id=f"S{number:02}",
+        slot=number % 4,
+        generation=1,
+        running=True,
+        name="a camera",
+        url=url,
+    )
+    return msgspec.structs.replace(plain, **more)
+
+
+def later(before, **changes):
+    return msgspec.structs.replace(before, generation=before.generation + 1, **changes)
+
+
+@pytest.fixture(scope="module")
+def clip(topics):
+    """Begins before everything else, and is looked at last."""
+    return topics.want(spec("file:bikes.mp4", fps=10))
+
+
+@pytest.fixture(scope="module")
+def silent(topics, cameras):
+    """Likewise: a time-out takes its time."""
+    return topics.want(spec(f"{cameras}hole"))
+
+
+@pytest.fixture(scope="module")
+def ingestor(start_ingestor, clip, silent):
+    return start_ingestor().wait_ready()
+
+
+def assert_whole(frames):
+    """Gapless from 0, with books that balance at every frame and a time that never goes back."""
+    assert [frame.seq for frame in frames] == list(range(len(frames)))
+    assert len({frame.epoch for frame in frames}) == 1
+    assert all(frame.captured == frame.dropped + frame.seq + 1 for frame in frames)
+    assert all(a.captured_at <= b.captured_at for a, b in pairwise(frames))
+
+
+def test_a_camera_is_published_at_the_wanted_rate(ingestor, topics, cameras):
+    camera = topics.want(spec(f"{cameras}walk", fps=5, labels=("person",), min_confidence=0.5))
+    frames = topics.wait_frames(camera.stream_id, 26)[:26]
+    assert_whole(frames)
+    gaps = [(b.captured_at - a.captured_at).total_seconds() for a, b in pairwise(frames[1:])]
+    assert sum(gaps) / len(gaps) == pytest.approx(0.2, rel=0.1)
+    assert max(gaps) < 0.3
+    assert frames[0].labels == ("person",)
+    assert frames[0].min_confidence == 0.5
+    assert frames[-1].age_ms < 1500
+    assert frames[-1].clock.source == "arrival"
+    assert abs(frames[-1].clock.offset_ms) < 2000
+    status = topics.wait_status(camera.stream_id, "RUNNING")
+    assert (status.source.codec, status.source.width) == ("h264", 768)
+    assert status.endpoint == f"http://127.0.0.1:{ingestor.port}"
+    topics.delete(camera)
+    stopped = topics.wait_status(camera.stream_id, "STOPPED")
+    assert stopped.endpoint is None
+    eventually(lambda: ingestor.camera(camera.stream_id) is None)
+
+
+def test_a_change_of_rate_and_labels_needs_no_new_connection(ingestor, topics, cameras):
+    camera = topics.want(spec(f"{cameras}walk", fps=10))
+    topics.wait_frames(camera.stream_id, 5)
+    pid = ingestor.camera(camera.stream_id)
+    changed = later(camera, fps=2, labels=("car",), detection_enabled=False)
+    topics.want(changed)
+
+    def slow():
+        frames = [each for each in topics.frames(camera.stream_id) if each.labels == ("car",)]
+        return frames if len(frames) >= 6 else None
+
+    frames = eventually(slow)
+    gaps = [(b.captured_at - a.captured_at).total_seconds() for a, b in pairwise(frames[1:])]
+    assert gaps == pytest.approx([0.5] * len(gaps), abs=0.06)
+    assert not frames[0].detect
+    assert ingestor.camera(camera.stream_id) == pid
+    assert topics.wait_status(camera.stream_id, "RUNNING").observed_generation == 2
+    assert_whole(topics.frames(camera.stream_id))
+    narrow = topics.want(later(changed, frame_width=320))
+    eventually(lambda: topics.frames(camera.stream_id)[-1].width == 320)
+    assert ingestor.camera(camera.stream_id) != pid
+    assert_whole(topics.frames(camera.stream_id))
+    topics.want(msgspec.structs.replace(camera, generation=1))  # a late, stale word
+    topics.want(later(narrow, running=False))
+    assert topics.wait_status(camera.stream_id, "STOPPED").observed_generation == 4
+    final = eventually(lambda: _last_heartbeat_balances(topics, camera.stream_id))
+    assert final.ledger.balances
+
+
+def _last_heartbeat_balances(topics, stream_id):
+    published = len(topics.frames(stream_id))
+    found = [each for each in topics.heartbeats(stream_id) if each.totals.published == published]
+    return found[-1] if found else None
+
+
+def test_a_killed_camera_process_is_back_within_two_seconds_in_the_same_epoch(
+    ingestor, topics, cameras
+):
+    camera = topics.want(spec(f"{cameras}walk", fps=10))
+    topics.wait_frames(camera.stream_id, 5)
+    pid = eventually(lambda: ingestor.camera(camera.stream_id))
+    os.kill(pid, signal.SIGKILL)
+    killed_at = time.monotonic()
+    seen = len(topics.frames(camera.stream_id))
+    topics.wait_frames(camera.stream_id, seen + 8)
+    assert time.monotonic() - killed_at < 2 + 1  # of frames, once they come again
+    assert ingestor.camera(camera.stream_id) != pid
+    assert_whole(topics.frames(camera.stream_id))
+    said = [(each.status, each.reason) for each in topics.statuses(camera.stream_id)]
+    assert (Status.ERROR, Reason.DECODER_CRASHED) in said
+    topics.delete(camera)
+
+
+@pytest.mark.parametrize(
+    ("where", "reason"),
+    [
+        ("locked", Reason.AUTH_FAILED),
+        ("nowhere", Reason.NOT_FOUND),
+    ],
+)
+def test_a_camera_that_fails_says_why(ingestor, topics, cameras, where, reason):
+    camera = topics.want(spec(f"{cameras}{where}"))
+    status = topics.wait_status(camera.stream_id, "ERROR", reason, 5)
+    assert status.message
+    assert status.hint
+    assert status.attempt >= 1
+    assert status.next_retry_at >= status.since
+    topics.delete(camera)
+    topics.wait_status(camera.stream_id, "STOPPED")
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("file:nothing.mp4", Reason.NOT_FOUND),
+        ("file:../pyproject.toml", Reason.SOURCE_FORBIDDEN),
+        ("file:vtest_12s.boxes.json", Reason.NO_VIDEO),
+        ("rtsp://169.254.169.254/latest", Reason.SOURCE_FORBIDDEN),
+        ("http://127.0.0.1/x", Reason.SOURCE_FORBIDDEN),
+        ("rtsp://127.0.0.1:{closed}/x", Reason.UNREACHABLE),
+    ],
+)
+def test_an_address_that_leads_nowhere_is_told_from_one_that_is_forbidden(
+    ingestor, topics, url, reason
+):
+    camera = topics.want(spec(url.format(closed=free_port())))
+    topics.wait_status(camera.stream_id, "ERROR", reason, 5)
+    topics.delete(camera)
+
+
+def sealed(stream_id, url, password):
+    address = urlsplit(url)
+    content = {"streamId": stream_id, "scheme": "rtsp", "host": address.hostname}
+    content |= {"port": address.port, "username": "viewer", "password": password}
+    box = SealedBox(PublicKey(b64decode(PUBLIC_KEY)))
+    return b64encode(box.encrypt(msgspec.json.encode(content))).decode()
+
+
+def test_sealed_credentials_open_a_camera_and_show_nowhere(ingestor, topics, cameras):
+    camera = spec(f"{cameras}locked")
+    seal = sealed(camera.stream_id, camera.url, PASSWORD)
+    topics.want(msgspec.structs.replace(camera, sealed_credentials=seal))
+    topics.wait_frames(camera.stream_id, 2)
+    process = psutil.Process(eventually(lambda: ingestor.camera(camera.stream_id)))
+    shown = json.dumps([process.cmdline(), process.environ()])
+    assert "viewer" not in shown
+    assert "SEAL" not in shown
+    wrong = sealed(camera.stream_id, camera.url, "not " + PASSWORD)
+    topics.want(later(camera, sealed_credentials=wrong))
+    status = topics.wait_status(camera.stream_id, "ERROR", Reason.AUTH_FAILED)
+    assert PASSWORD not in repr(status)
+    topics.want(msgspec.structs.replace(camera, generation=3, sealed_credentials="broken"))
+    eventually(lambda: topics.statuses(camera.stream_id)[-1].observed_generation == 3)
+    assert "damaged" in topics.statuses(camera.stream_id)[-1].message
+    topics.delete(camera)
+
+
+def test_the_newest_frame_and_the_live_view_are_for_gateways_only(ingestor, topics):
+    clip = topics.want(spec("file:bikes.mp4?loop=1", fps=10))
+    topics.wait_frames(clip.stream_id, 3)
+    path = f"/internal/streams/{clip.stream_id}"
+    assert ingestor.ask(f"{path}/frame")[0] == 401
+    strange = f"Bearer {sign(INTERNAL_KEY, 'S99')}"
+    assert ingestor.ask(f"{path}/frame", Authorization=strange)[0] == 401
+    ours = f"Bearer {sign(INTERNAL_KEY, clip.stream_id)}"
+    status, headers, jpeg = ingestor.ask(f"{path}/frame", Authorization=ours)
+    assert status == 200
+    assert headers["x-frame-id"].startswith(f"{clip.stream_id}/")
+    assert re.fullmatch(r"\d{4}-.*\.\d{6}Z", headers["x-captured-at"])
+    assert simplejpeg.decode_jpeg_header(jpeg)[:2] == (272, 640)
+    status, _, body = ingestor.ask(
+        "/internal/streams/S99/frame", Authorization=f"Bearer {sign(INTERNAL_KEY, 'S99')}"
+    )
+    assert (status, json.loads(body)["reason"]) == (404, "NOT_OWNED")
+    topics.delete(clip)
+    topics.wait_status(clip.stream_id, "STOPPED")
+    assert ingestor.ask(f"{path}/frame", Authorization=ours)[0] == 404
+
+
+def test_a_foreign_epoch_is_answered_by_a_higher_one(ingestor, topics):
+    clip = topics.want(spec("file:bikes.mp4?loop=1", fps=5))
+    first = topics.wait_frames(clip.stream_id, 2)[-1]
+    said = topics.wait_status(clip.stream_id, "RUNNING")
+    foreign = msgspec.structs.replace(said, owner="another", epoch=first.epoch + 5_000_000)
+    topics.say_status(foreign, clip.slot)
+    eventually(lambda: topics.frames(clip.stream_id)[-1].epoch > foreign.epoch)
+    newest = topics.wait_status(clip.stream_id, "RUNNING")
+    assert newest.epoch == foreign.epoch + 1
+    frames = topics.frames(clip.stream_id)
+    assert_whole([frame for frame in frames if frame.epoch == first.epoch])
+    assert_whole([frame for frame in frames if frame.epoch == newest.epoch])
+    topics.say_status(msgspec.structs.replace(said, owner="another"), clip.slot)
+    eventually(lambda: topics.statuses(clip.stream_id)[-1].epoch == newest.epoch)
+    topics.delete(clip)
+
+
+def test_the_instance_and_its_metrics_are_there(ingestor, topics):
+    instance = eventually(topics.instances)[-1]
+    assert (instance.service, instance.endpoint) == (
+        "ingestor",
+        f"http://127.0.0.1:{ingestor.port}",
+    )
+    metrics = ingestor.ask("/metrics")[2].decode()
+    assert "sightlog_ingestor_frames_published_total" in metrics
+    assert ingestor.ask("/health/live")[0] == 200
+
+
+def test_a_camera_that_accepts_and_stays_silent_is_given_up_after_a_while(ingestor, topics, silent):
+    status = topics.wait_status(silent.stream_id, "ERROR", Reason.TIMEOUT, 12)
+    assert (status.next_retry_at - status.since).total_seconds() <= 0.5
+    topics.delete(silent)
+    topics.wait_status(silent.stream_id, "STOPPED")
+
+
+def test_a_clip_is_published_whole_at_its_own_speed_and_ends(ingestor, topics, clip):
+    ended = topics.wait_status(clip.stream_id, "STOPPED", "ENDED", 20)
+    assert ended.source is None
+    frames = topics.frames(clip.stream_id)
+    assert_whole(frames)
+    assert len(frames) == pytest.approx(100, abs=2)
+    took_s = (frames[-1].captured_at - frames[0].captured_at).total_seconds()
+    assert took_s == pytest.approx(9.9, abs=0.3)
+    assert simplejpeg.decode_jpeg_header(frames[0].jpeg)[:2] == (272, 640)
+    final = eventually(lambda: _settled(topics, clip.stream_id, 250))
+    assert final.totals.published == len(frames)
+    assert all(
+        each.ledger.balances and each.totals.balances for each in topics.heartbeats(clip.stream_id)
+    )
+    said = [each.status for each in topics.statuses(clip.stream_id)]
+    assert said == [Status.STARTING, Status.RUNNING, Status.STOPPED]
+
+
+def _settled(topics, stream_id, captured):
+    heartbeats = topics.heartbeats(stream_id)
+    found = [each for each in heartbeats if each.totals.captured == captured]
+    return found[-1] if found else None
+
+
+def test_nothing_is_left_of_a_camera_that_was_deleted(ingestor):
+    eventually(lambda: not ingestor.state["cameras"])
+    parent = psutil.Process(ingestor.process.pid)
+    assert not [
+        child.pid
+        for child in parent.children(recursive=True)
+        if is_alive(child.pid)
+        and "forkserver" in " ".join(child.cmdline())
+        and child.ppid() != parent.pid
+    ]
