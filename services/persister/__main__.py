@@ -8,7 +8,17 @@ from typing import Any
 from confluent_kafka import Consumer, Producer
 
 from schemas.topics import PRODUCER_OF_FACTS, Topic
-from services.persister.app import PICTURES, ROWS, Lane, Pictures, Rows, Store, readiness, run
+from services.persister.app import (
+    ANSWERS,
+    OBSERVATIONS,
+    PICTURES,
+    Lane,
+    Pictures,
+    Rows,
+    Store,
+    readiness,
+    run,
+)
 from services.persister.bury import Graveyard
 from services.persister.consume import MEMBER, Bounds, Subscription
 from services.persister.database import open_engine
@@ -31,7 +41,8 @@ def main() -> None:
     stage_on_connect(engine)
     pictures = Pictures(lambda: open_folder(settings.frame_storage_path))
     lanes = [
-        open_lane(settings, instance, "rows", ROWS, Rows(engine).store),
+        open_lane(settings, instance, "detections", ANSWERS, Rows(engine).store),
+        open_lane(settings, instance, "observations", OBSERVATIONS, Rows(engine).store),
         open_lane(settings, instance, "snapshots", PICTURES, pictures.store),
     ]
     producer = Producer(client_config(settings, instance) | PRODUCER_OF_FACTS)

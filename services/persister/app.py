@@ -1,7 +1,9 @@
 """The pipeline, top to bottom, and what happens when a step fails.
 
-Two lanes, each a member of the group and a thread: rows, and snapshots. What a lane writes to being
-away pauses that lane alone; it stays in the group and tries again.
+Three lanes, each a thread and a member of the group: detections, observations, snapshots. Where
+what a lane writes to is away, that lane alone pauses; it stays in the group and tries again.
+Statuses don't wait for a backlog of detections, and each topic's partitions are spread over all
+persisters (the group's assignor spreads a member's whole subscription, whichever topics it is of).
 """
 
 import random
@@ -33,7 +35,8 @@ from services.process.crash import crash_point
 
 log = structlog.get_logger()
 
-ROWS: tuple[Topic[Any], ...] = (DETECTIONS, STREAM_STATUS, HEARTBEATS)
+ANSWERS: tuple[Topic[Any], ...] = (DETECTIONS,)
+OBSERVATIONS: tuple[Topic[Any], ...] = (STREAM_STATUS, HEARTBEATS)
 PICTURES: tuple[Topic[Any], ...] = (SNAPSHOTS,)
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.2, 3.0
@@ -165,7 +168,7 @@ def _retry(lane: Lane, attempt: Callable[[], Done], stop: threading.Event) -> Do
 
 
 class Rows:
-    """The store of the lane that writes to Postgres."""
+    """The store of a lane that writes to Postgres."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -173,7 +176,8 @@ class Rows:
         self._make_days_from = 0.0
 
     def store(self, arrivals: Sequence[Arrival]) -> list[Refusal]:
-        self._make_days()
+        if any(isinstance(one.message, DetectionRecord) for one in arrivals):
+            self._make_days()
         return self._store(arrivals)
 
     def _store(self, arrivals: Sequence[Arrival]) -> list[Refusal]:

@@ -58,10 +58,10 @@ _REFUSED = (
 
 
 def open_engine(database_url: str) -> Engine:
-    """One connection for the rows, one for health."""
+    """One connection for each lane that writes rows, one for health."""
     return create_engine(
         engine_url(database_url),
-        pool_size=2,
+        pool_size=3,
         max_overflow=0,
         pool_timeout=3,
         pool_pre_ping=True,

@@ -116,7 +116,7 @@ def test_what_arrives_is_stored_and_what_cannot_be_is_set_aside_once(
     eventually(again.is_ready)
     send(status(Status.STOPPED), None, topic=STREAM_STATUS, key=DOOR.encode())
     eventually(lambda: count(database_url, "statuses", DOOR) == 0)
-    assert again.metric('sightlog_persister_messages_total{lane="rows"}') == 2
+    assert again.metric('sightlog_persister_messages_total{lane="observations"}') == 2
     assert len(dead_letters(kafka, topic_prefix)) == len(POISON)
 
 
@@ -219,7 +219,7 @@ def test_postgres_may_go_and_come_back(
 
     running[-1].stop()
     send(*(record(seq, "dog", stream_id=LAWN) for seq in range(10, 2000)))
-    eventually(lambda: process.metric('sightlog_persister_paused{lane="rows"}') == 1)
+    eventually(lambda: process.metric('sightlog_persister_paused{lane="detections"}') == 1)
     assert not process.is_ready()
     running.append(start(server, warden, 60))
 
@@ -231,7 +231,7 @@ def test_postgres_may_go_and_come_back(
 
     running[-1].stop()
     send(record(2000, stream_id=LAWN))
-    eventually(lambda: process.metric('sightlog_persister_paused{lane="rows"}') == 1)
+    eventually(lambda: process.metric('sightlog_persister_paused{lane="detections"}') == 1)
     process.terminate()
     assert process.wait(10) == 0
 
@@ -249,3 +249,28 @@ def test_a_backlog_drains_much_faster_than_it_grows(
     print(f"drained {rate:.0f} rows/s")
     assert count(database_url, "detections", POND) == 30_000
     assert rate > 2000
+
+
+def test_persisters_come_and_go_and_every_row_is_stored_once(
+    kafka, topic_prefix, database_url, start_persister, send
+):
+    streams = [f"01KAN0T5D3W8Y7R2Q4V6X9Z1D{last}" for last in "ABCDEFGH"]
+
+    def send_more(first):
+        for seq in range(first, first + 100):
+            send(*(record(seq, "dog", stream_id=stream_id) for stream_id in streams))
+
+    first = start_persister()
+    eventually(first.is_ready)
+    send_more(0)
+    second = start_persister()
+    send_more(100)
+    eventually(second.is_ready)
+    send_more(200)
+    eventually(lambda: second.metric('sightlog_persister_messages_total{lane="detections"}') > 0)
+    first.terminate()
+    send_more(300)
+    assert first.wait(10) == 0
+    eventually(lambda: unread(kafka, topic_prefix, DETECTIONS) == 0)
+    for stream_id in streams:
+        assert rows_of(database_url, stream_id) == [(seq, "dog") for seq in range(400)]
