@@ -39,6 +39,12 @@ def box_left(seq: int) -> float:
     return 0.1 + (seq % SHADES) * 0.06
 
 
+def a_jpeg(seq: int) -> bytes:
+    pixels = numpy.full((HEIGHT, WIDTH, 3), shade(seq), numpy.uint8)
+    jpeg: bytes = simplejpeg.encode_jpeg(pixels, quality=90)
+    return jpeg
+
+
 class Site:
     def __init__(self, names: list[str], access: Access) -> None:
         self.streams = {an_id(number): a_stream(number, name) for number, name in enumerate(names)}
@@ -66,6 +72,10 @@ class Site:
         async def list_detections() -> list[dict[str, Any]]:
             return []
 
+        @router.get("/detections/screenshot/{streamId}/{filename}")
+        async def show_screenshot(streamId: str, filename: str) -> Response:  # noqa: N803 -- as in the route
+            return Response(a_jpeg(1), media_type="image/jpeg")
+
         @router.get("/streams/{id}/frame")
         async def newest_frame(id: str) -> Response:
             self._asking += 1
@@ -86,12 +96,11 @@ class Site:
             later = asyncio.create_task(self._answer(record))
             self._later.add(later)
             later.add_done_callback(self._later.discard)
-        pixels = numpy.full((HEIGHT, WIDTH, 3), shade(record.frame.seq), numpy.uint8)
-        jpeg = simplejpeg.encode_jpeg(pixels, quality=90)
+        jpeg = a_jpeg(record.frame.seq)
         return Response(jpeg, media_type="image/jpeg", headers={"X-Frame-Id": record.frame.id})
 
     def _record(self, id: str, seq: int) -> DetectionRecord:
-        record = a_record(seq, stream_id=id)
+        record = a_record(seq, "person", stream_id=id)
         place = Box(x=box_left(seq), y=0.5, width=0.2, height=0.3)
         person = Detection(
             id=detection_id(record.record_id, 0),

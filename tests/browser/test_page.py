@@ -1,6 +1,7 @@
 """The page does in a real browser what it is for."""
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -133,6 +134,20 @@ def test_each_tile_says_how_its_stream_fares(tab: Any) -> None:
         playwright.expect(tile.locator(".reason")).to_be_hidden()
 
 
+def test_a_line_of_the_newest_detections_shows_its_picture(tab: Any) -> None:
+    with site("door") as (made, url):
+        tab.goto(url)
+        tab.wait_for_selector("#newest button")
+        made.detects = False  # so that the list stands still
+        tab.locator("#newest button").first.click()
+        viewer = tab.locator("#viewer-picture")
+        playwright.expect(viewer).to_have_attribute("aria-label", re.compile("^door: person, "))
+        assert tab.locator("#viewer").is_visible()
+        assert viewer.evaluate(PIXELS)["ground"] != [0, 0, 0]
+        tab.get_by_role("button", name="Close").click()
+        playwright.expect(tab.locator("#viewer")).to_be_hidden()
+
+
 def test_streams_come_and_go_without_a_reload(tab: Any) -> None:
     with site("door", "yard") as (made, url):
         tab.goto(url)
@@ -228,7 +243,7 @@ def test_text_can_be_read_in_light_and_dark(tab: Any, scheme: str) -> None:
         ratios = tab.evaluate(CONTRAST, badges + others)
         assert min(ratios) >= 4.5, dict(zip(badges + others, ratios, strict=True))
         assert tab.evaluate("[...document.images].every(image => image.hasAttribute('alt'))")
-        assert tab.locator('canvas[role="img"][aria-label]').count() == 4
+        assert tab.locator('.tile canvas[role="img"][aria-label]').count() == 4
 
 
 def test_the_page_fits_a_phone(tab: Any) -> None:
@@ -237,4 +252,4 @@ def test_the_page_fits_a_phone(tab: Any) -> None:
         tab.goto(url)
         tab.wait_for_selector(".tile[data-live]")
         assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
-        assert tab.locator("canvas").bounding_box()["height"] < HEIGHT
+        assert tab.locator(".tile canvas").bounding_box()["height"] < HEIGHT

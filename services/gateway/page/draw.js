@@ -42,5 +42,6 @@ function colour(label) {
 export function inWords(detections) {
   const counts = new Map();
   for (const { label } of detections) counts.set(label, (counts.get(label) || 0) + 1);
-  return [...counts].map(([label, count]) => (count > 1 ? `${count} × ${label}` : label)).join(", ");
+  const ordered = [...counts].sort(([, a], [, b]) => b - a);
+  return ordered.map(([label, count]) => (count > 1 ? `${count} × ${label}` : label)).join(", ");
 }

@@ -1,7 +1,7 @@
 // The list of the newest detections, one line for each record.
 
 import { ask } from "/page/gateway.js";
-import { inWords } from "/page/draw.js";
+import { draw, inWords } from "/page/draw.js";
 
 const KEPT = 30;
 const TELL_EVERY_MS = 1000; // of one stream; more lines a second nobody can read
@@ -65,15 +65,14 @@ function text(className, content) {
 async function view({ imagePath, detections, timestamp }, name) {
   const title = `${name}: ${inWords(detections)}, ${new Date(timestamp).toLocaleString()}`;
   document.getElementById("viewer-title").textContent = title;
-  picture.removeAttribute("src");
-  picture.alt = "The picture is being fetched";
+  picture.getContext("2d").clearRect(0, 0, picture.width, picture.height);
+  picture.setAttribute("aria-label", "The picture is being fetched");
   viewer.showModal();
   try {
-    const url = URL.createObjectURL(await (await ask(imagePath)).blob());
-    picture.addEventListener("load", () => URL.revokeObjectURL(url), { once: true });
-    picture.src = url;
-    picture.alt = title;
+    const blob = await (await ask(imagePath)).blob();
+    draw(picture, await createImageBitmap(blob), detections);
+    picture.setAttribute("aria-label", title);
   } catch (error) {
-    picture.alt = `No picture: ${error.message}`;
+    document.getElementById("viewer-title").textContent = `No picture: ${error.message}`;
   }
 }

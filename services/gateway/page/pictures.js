@@ -71,7 +71,7 @@ async function picture(tile) {
     const blob = await response.blob();
     if (frameId !== tile.lastFrameId || !frameId) {
       tile.lastFrameId = frameId;
-      tile.take(frameId, await createImageBitmap(blob));
+      tile.take(frameId, blob);
     }
   } catch (error) {
     if (error instanceof KeyNeeded) document.dispatchEvent(new Event("keyneeded"));

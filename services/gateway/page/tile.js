@@ -1,13 +1,17 @@
 // One stream: its picture, and what is known of it.
 //
 // A picture is drawn together with the record of the same frame. The record comes a moment later
-// by another way, so the picture waits for it, but not for long.
+// by another way, so pictures wait for theirs as long as that lately took, within limits. While
+// answered pictures keep coming, one without an answer is left out: boxes would only flicker.
 
 import { draw, inWords } from "/page/draw.js";
 import { watch } from "/page/pictures.js";
 
-const RECORD_WITHIN_MS = 600;
+const SHORTEST_WAIT_MS = 600;
+const LONGEST_WAIT_MS = 2500;
 const RECORDS_KEPT = 60;
+const PICTURES_KEPT = 15;
+const ANSWERED_LATELY_MS = 1500;
 const SPOKEN_EVERY_MS = 3000;
 
 const template = document.getElementById("tile");
@@ -28,7 +32,11 @@ export class Tile {
     this.element.dataset.streamId = stream.id;
     this.canvas = this.part("canvas");
     this.records = new Map(); // frame id -> detections
-    this.pending = null;
+    this.pending = []; // pictures that wait for their record, oldest first
+    this.answeredAt = -Infinity;
+    this.asked = new Map(); // frame id -> when its picture came
+    this.delay = 0; // of records behind their pictures, lately, in ms
+    this.taken = this.drawn = 0; // pictures, by number
     this.spokenAt = -Infinity;
     this.watching = watch(this);
     tiles.set(this.element, this);
@@ -44,7 +52,7 @@ export class Tile {
   remove() {
     this.gone = true;
     inSight.unobserve(this.element);
-    this.forget();
+    this.pending.forEach((picture) => this.forget(picture));
     this.element.remove();
   }
 
@@ -89,35 +97,63 @@ export class Tile {
   }
 
   // A picture has come.
-  take(frameId, bitmap) {
-    this.forget();
-    this.pending = { frameId, bitmap };
-    if (this.records.has(frameId) || !this.stream.detectionEnabled) this.show();
-    else this.pending.timer = setTimeout(() => this.show(), RECORD_WITHIN_MS);
+  take(frameId, blob) {
+    if (this.gone) return;
+    const picture = { frameId, blob, number: ++this.taken };
+    this.pending.push(picture);
+    remember(this.asked, frameId, performance.now());
+    if (this.records.has(frameId) || !this.stream.detectionEnabled) return this.show(picture);
+    if (this.pending.length > PICTURES_KEPT) this.giveUp(this.pending[0]);
+    const wait = Math.max(SHORTEST_WAIT_MS, Math.min(LONGEST_WAIT_MS, 1.5 * this.delay));
+    picture.timer = setTimeout(() => this.giveUp(picture), wait);
   }
 
   // A record has come.
-  note({ frameId, detections }) {
-    this.records.set(frameId, detections);
-    if (this.records.size > RECORDS_KEPT) this.records.delete(this.records.keys().next().value);
-    if (this.pending?.frameId === frameId) this.show();
+  note({ frameId, detections, outcome = "ok" }) {
+    if (this.asked.has(frameId)) {
+      this.delay += 0.2 * (performance.now() - this.asked.get(frameId) - this.delay);
+    }
+    const picture = this.pending.find((one) => one.frameId === frameId);
+    if (outcome === "ok") {
+      remember(this.records, frameId, detections);
+      if (picture) this.show(picture);
+    } else if (picture) {
+      this.giveUp(picture);
+    }
   }
 
-  show() {
-    const { frameId, bitmap, timer } = this.pending;
-    clearTimeout(timer);
-    this.pending = null;
-    const detections = this.records.get(frameId) ?? [];
-    draw(this.canvas, bitmap, detections);
+  // There is no answer to this picture, or not in time.
+  giveUp(picture) {
+    const lately = performance.now() - this.answeredAt < ANSWERED_LATELY_MS;
+    if (lately) this.forget(picture);
+    else this.show(picture);
+  }
+
+  async show(picture) {
+    const { frameId, blob, number } = picture;
+    for (const older of this.pending.filter((one) => one.number <= number)) this.forget(older);
+    const bitmap = await createImageBitmap(blob).catch(() => null);
+    if (!bitmap || number <= this.drawn || this.gone) return;
+    this.drawn = number;
+    const detections = this.records.get(frameId);
+    if (detections) this.answeredAt = performance.now();
+    draw(this.canvas, bitmap, detections ?? []);
     bitmap.close();
     this.element.dataset.live = "";
     this.element.dataset.frameId = frameId;
-    this.element.dataset.boxes = detections.length;
-    this.speak(detections);
+    this.element.dataset.boxes = detections?.length ?? 0;
+    this.speak(detections ?? []);
+  }
+
+  forget(picture) {
+    clearTimeout(picture.timer);
+    this.pending = this.pending.filter((one) => one !== picture);
   }
 
   // No picture could be had.
   lack(why) {
+    this.pending.forEach((picture) => this.forget(picture));
+    this.drawn = this.taken; // also what is being decoded
     this.part(".veil").textContent = `no picture: ${why}`;
     delete this.element.dataset.live;
     this.canvas.setAttribute("aria-label", `No picture of ${this.stream.name}: ${why}`);
@@ -130,15 +166,11 @@ export class Tile {
     const seen = inWords(detections) || "nothing recognised";
     this.canvas.setAttribute("aria-label", `Live picture of ${this.stream.name}: ${seen}`);
   }
+}
 
-  // A newer picture came before this one was shown: show it with what is known, it is due.
-  forget() {
-    if (!this.pending) return;
-    clearTimeout(this.pending.timer);
-    if (this.gone) this.pending.bitmap.close();
-    else this.show();
-    this.pending = null;
-  }
+function remember(map, frameId, value) {
+  map.set(frameId, value);
+  if (map.size > RECORDS_KEPT) map.delete(map.keys().next().value);
 }
 
 export function ago(milliseconds) {
