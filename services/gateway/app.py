@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 
-from services.gateway.access import ROUTES, Access, refuse_unlisted
+from services.gateway.access import ROUTES, Access, Role, refuse_unlisted
 from services.gateway.database import DatabaseAway
 from services.gateway.metrics import Counted
 from services.gateway.owners import OwnerAway, TooManyViews
@@ -114,6 +114,9 @@ def _described(app: FastAPI) -> dict[str, Any]:
         schema = ProblemAnswer.model_json_schema(ref_template="#/components/schemas/{model}")
         components.setdefault("schemas", {}).update(schema.pop("$defs", {}), ProblemAnswer=schema)
         components["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        described["security"] = [{"key": []}]
+        for path, methods in described["paths"].items():
+            for method, route in methods.items():
+                is_open = ROUTES[method.upper(), path] is Role.ANYBODY
+                route["security"] = [] if is_open else [{"key": []}]
         app.openapi_schema = described
     return app.openapi_schema

@@ -68,8 +68,11 @@ Label = Annotated[
     AfterValidator(_said),
     AfterValidator(_without_commas),
 ]
-Whole = Annotated[int, _unlike(str, bool)]
-Number = Annotated[float, _unlike(str, bool), Field(allow_inf_nan=False)]
+_a_number = _unlike(str, bool)
+Fps = Annotated[int, Field(ge=1, le=30), _a_number]
+Width = Annotated[int, Field(ge=64, le=7680), _a_number]
+AgeMs = Annotated[int, Field(ge=1, le=3_600_000), _a_number]
+Confidence = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False), _a_number]
 Url = Annotated[
     Address,
     PlainValidator(_address),
@@ -77,6 +80,7 @@ Url = Annotated[
         {
             "type": "string",
             "maxLength": LONGEST,
+            "pattern": "^(rtsps?://[A-Za-z0-9_\\[]|file:[A-Za-z0-9_])",
             "examples": ["rtsp://192.168.1.20/stream1", "file:walk.mp4?loop=1"],
             "description": "`rtsp://`, `rtsps://` or `file:NAME[?loop=1]`. User name and password "
             "in it are taken out and sealed.",
@@ -104,19 +108,15 @@ class SourceBody(Body):
 class StreamBody(Body):
     """What a stream is told; the fields of `POST` and `PATCH` alike."""
 
-    fps: Annotated[Whole, Field(ge=1, le=30)] = 5
+    fps: Fps = 5
     detection_enabled: StrictBool = True
     username: Annotated[Text, Field(max_length=256)] | None = None
     password: Secret | None = Field(None, description="write-only: sealed at once, never shown")
-    frame_width: Annotated[Whole, Field(ge=64, le=7680)] | None = Field(
-        640, description="null: as the camera sends"
-    )
+    frame_width: Width | None = Field(640, description="null: as the camera sends")
     model: Annotated[Name, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
-    min_confidence: Annotated[Number, Field(ge=0, le=1)] | None = Field(
-        None, description="null: the model's own default"
-    )
+    min_confidence: Confidence | None = Field(None, description="null: the model's own default")
     labels: list[Label] = Field([], max_length=100, description="empty: all")
-    max_frame_age_ms: Annotated[Whole, Field(ge=1, le=3_600_000)] = 2000
+    max_frame_age_ms: AgeMs = 2000
     idle_gate: StrictBool = False
     trust_source_clock: StrictBool = False
     tags: list[Label] = Field([], max_length=100)

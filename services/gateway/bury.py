@@ -39,18 +39,20 @@ class Burial:
         self._observed = observed
         self._remove_pictures = remove_pictures
 
-    def bury(self, connection: Connection, specs: Specs, deleted: Collection[StreamRow]) -> None:
-        """Each step may be repeated: who is interrupted begins again at the next pass."""
+    def bury(self, connection: Connection, specs: Specs, deleted: Collection[StreamRow]) -> bool:
+        """Each step may be repeated: who is interrupted begins again at the next pass. True: that
+        should be soon, there is more to remove."""
         if not self._observed.ready:
-            return
+            return False
         said = {stream_id for _, stream_id in specs.said}
-        for row in deleted:
-            if is_over(row, self._observed.status(row.id), said, now()):
-                self._bury(connection, specs, row)
+        over = [row for row in deleted if is_over(row, self._observed.status(row.id), said, now())]
+        unpurged = [row for row in over if row.purge and not self._purged(connection, row.id)]
+        for row in over:
+            if row not in unpurged:
+                self._forget(connection, specs, row)
+        return bool(unpurged)
 
-    def _bury(self, connection: Connection, specs: Specs, row: StreamRow) -> None:
-        if row.purge and not self._purged(connection, row.id):
-            return
+    def _forget(self, connection: Connection, specs: Specs, row: StreamRow) -> None:
         specs.forget_status((row.slot, row.id))
         if not specs.delivered(DELIVERED_WITHIN_S):
             return

@@ -125,10 +125,11 @@ class Reconciler:
                 specs.read()
                 if specs.current and (self._nudged.is_set() or time.monotonic() >= due):
                     self._nudged.clear()
-                    due = time.monotonic() + EVERY_S
-                    self._agree(connection, specs)
+                    more = self._agree(connection, specs)
+                    due = time.monotonic() + (0 if more else EVERY_S)
 
-    def _agree(self, connection: Connection, specs: Specs) -> None:
+    def _agree(self, connection: Connection, specs: Specs) -> bool:
+        """True: there is more to do at once."""
         rows = everything(connection)
         found = list(differences(rows, specs.said))
         for place, spec in found:
@@ -139,7 +140,8 @@ class Reconciler:
             crash_point("reconciler.after_publish")
             SAID.inc(len(found))
             log.info("specs.published", specs=len(found))
-        self._burial.bury(connection, specs, [row for row in rows if row.deleted_at is not None])
+        deleted = [row for row in rows if row.deleted_at is not None]
+        return self._burial.bury(connection, specs, deleted)
 
     def _await_delivery(self, specs: Specs) -> None:
         while not specs.delivered(DELIVERED_WITHIN_S) and not self._stop.is_set():

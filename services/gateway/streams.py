@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, any_, delete, func, insert, select, text, update
+from sqlalchemy import Connection, Select, any_, delete, func, insert, literal, select, text, update
 
 from schemas.messages import Source, StreamId, StreamSpec, now
 from schemas.tables import streams
@@ -122,7 +122,7 @@ def newest(
     if before is not None:
         query = query.where(streams.c.id < before)
     if tag is not None:
-        query = query.where(tag == any_(streams.c.tags))
+        query = query.where(literal(tag) == any_(streams.c.tags))
     return _rows(connection, query.order_by(streams.c.id.desc()).limit(limit))
 
 

@@ -1,0 +1,248 @@
+"""The topic agrees with the table, whatever happened to either."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from uuid import UUID
+
+import msgspec
+import pytest
+from sqlalchemy import Engine, func, insert, select, text
+
+from schemas.messages import Status, StreamSpec, image_path, now, snapshot_key
+from schemas.tables import detections, heartbeats, statuses, streams
+from schemas.topics import STREAMS
+from services.gateway.bury import Burial
+from services.gateway.observed import Observed
+from services.gateway.reconcile import Reconciler, differences
+from services.gateway.snapshots import Snapshots
+from services.gateway.specs import Specs
+from tests.gateway.parts import said
+from tests.gateway.test_answers import a_row
+from tests.gateway.test_detections import NAME, NOON
+from tests.gateway.test_detections import a_row as a_detection
+from tests.gateway.topic import last_values, messages, say, wait_until
+
+A, B, C = (f"01KAPZ000000000000000000{letter}0" for letter in "ABC")
+
+
+def test_what_agrees_is_left_alone():
+    row = a_row()
+    assert list(differences([row], {(row.slot, row.id): row.spec})) == []
+
+
+@pytest.mark.parametrize("topic", ["missing", "undecodable", "stale", "ahead"])
+def test_what_differs_is_said(topic):
+    row = a_row()
+    place = row.slot, row.id
+    said = {
+        "missing": {},
+        "undecodable": {place: None},
+        "stale": {place: msgspec.structs.replace(row.spec, generation=2, running=False)},
+        "ahead": {place: msgspec.structs.replace(row.spec, generation=9)},
+    }[topic]
+    assert list(differences([row], said)) == [(place, row.spec)]
+
+
+def test_what_has_no_row_gets_a_tombstone():
+    alive, deleted = a_row(id=A), a_row(id=B, deleted_at=now())
+    said = {
+        (2, A): alive.spec,
+        (2, B): deleted.spec,
+        (2, C): replace(alive, id=C).spec,
+        (3, A): alive.spec,
+    }
+    assert list(differences([alive, deleted], said)) == [
+        ((2, B), None),
+        ((2, C), None),
+        ((3, A), None),
+    ]
+
+
+@pytest.fixture
+def observed() -> Observed:
+    observed = Observed()
+    observed.note_ready()
+    return observed
+
+
+@pytest.fixture(scope="module")
+def snapshots(tmp_path_factory: pytest.TempPathFactory) -> Snapshots:
+    return Snapshots(tmp_path_factory.mktemp("frames"))
+
+
+@pytest.fixture
+def make_reconciler(database_url, kafka, topic_prefix, observed, snapshots):
+    specs = partial(Specs, {"bootstrap.servers": kafka}, topic_prefix, "sightlog/gateway/test")
+    burial = Burial(observed, snapshots.remove)
+    return lambda: Reconciler(database_url, specs, burial)
+
+
+@pytest.fixture
+def reconciler(make_reconciler) -> Iterator[Reconciler]:
+    made = make_reconciler()
+    made.start()
+    yield made
+    made.stop()
+
+
+@pytest.fixture(autouse=True)
+def no_streams(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(streams.delete())
+
+
+@pytest.fixture
+def topic(kafka, topic_prefix):
+    """What the topic says now."""
+    return partial(last_values, kafka, topic_prefix)
+
+
+def store(engine: Engine, *rows) -> None:
+    with engine.begin() as connection:
+        for row in rows:
+            connection.execute(insert(streams).values(**vars(row)))
+
+
+def agrees(topic, *rows) -> bool:
+    wanted: dict[tuple[int, str], StreamSpec] = {(row.slot, row.id): row.spec for row in rows}
+    return bool(topic() == wanted)
+
+
+def test_rows_are_said_in_their_slots(reconciler, engine, topic):
+    rows = [a_row(id=A, slot=0), a_row(id=B, slot=3, labels=["person"], sealed_credentials="AAAA")]
+    store(engine, *rows)
+    wait_until(lambda: agrees(topic, *rows))
+
+
+def test_lost_foreign_stale_and_broken_messages_are_healed(
+    reconciler, engine, topic, kafka, topic_prefix
+):
+    rows = [a_row(id=A, slot=0), a_row(id=B, slot=3)]
+    store(engine, *rows)
+    wait_until(lambda: agrees(topic, *rows))
+    tell = partial(say, kafka, topic_prefix)
+    tell(0, A, None)
+    tell(3, B, b"not JSON")
+    tell(3, A, STREAMS.encode(rows[0].spec))
+    tell(1, C, STREAMS.encode(a_row(id=C, slot=1).spec))
+    wait_until(lambda: agrees(topic, *rows))
+    tell(0, A, STREAMS.encode(replace(rows[0], generation=1, fps=30).spec))
+    wait_until(lambda: agrees(topic, *rows))
+
+
+def test_what_agrees_is_not_said_again(reconciler, engine, topic, kafka, topic_prefix):
+    row = a_row(id=A)
+    store(engine, row)
+    wait_until(lambda: agrees(topic, row))
+    count = len(messages(kafka, topic_prefix))
+    last = replace(row, id=B)
+    for _ in range(3):
+        reconciler.nudge()
+    store(engine, last)
+    wait_until(lambda: agrees(topic, row, last))
+    assert len(messages(kafka, topic_prefix)) == count + 1
+
+
+def test_only_one_reconciles_and_another_takes_over(make_reconciler, engine, topic):
+    first, second = make_reconciler(), make_reconciler()
+    first.start()
+    row = a_row(id=A)
+    store(engine, row)
+    wait_until(lambda: agrees(topic, row))
+    second.start()
+    first.stop()
+    changed = replace(row, id=B)
+    store(engine, changed)
+    wait_until(lambda: agrees(topic, row, changed))
+    second.stop()
+
+
+def test_who_loses_the_lock_begins_again(reconciler, engine, topic):
+    row = a_row(id=A)
+    store(engine, row)
+    wait_until(lambda: agrees(topic, row))
+    with engine.begin() as connection:
+        connection.execute(
+            text(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name = 'sightlog-reconciler'"
+            )
+        )
+    another = replace(row, id=B)
+    store(engine, another)
+    wait_until(lambda: agrees(topic, row, another))
+
+
+def exists(engine: Engine, id: str) -> bool:
+    with engine.connect() as connection:
+        return (
+            connection.execute(select(streams.c.id).where(streams.c.id == id)).first() is not None
+        )
+
+
+def delete(engine: Engine, id: str, **more) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            streams.update()
+            .where(streams.c.id == id)
+            .values(deleted_at=now(), running=False, generation=streams.c.generation + 1, **more)
+        )
+
+
+def test_a_deleted_row_stays_until_its_stream_has_stopped(reconciler, engine, topic, observed):
+    row = a_row(id=A)
+    store(engine, row)
+    wait_until(lambda: agrees(topic, row))
+    observed.note_status(2, said(A, Status.RUNNING, 3))
+    delete(engine, A)
+    reconciler.nudge()
+    wait_until(lambda: agrees(topic))
+    assert exists(engine, A)
+    observed.note_status(2, said(A, Status.STOPPED, 4))
+    reconciler.nudge()
+    wait_until(lambda: not exists(engine, A))
+
+
+def test_a_purge_takes_rows_and_pictures_of_that_stream_only(
+    reconciler, engine, topic, snapshots, monkeypatch
+):
+    monkeypatch.setattr("services.gateway.bury.ROWS_AT_ONCE", 4)
+    rows = [a_row(id=A), a_row(id=B)]
+    store(engine, *rows)
+    found = [
+        a_detection(n, stream_id=id, id=UUID(int=1000 * i + n), image_path=image_path(id, NAME))
+        for i, id in enumerate((A, B))
+        for n in range(10)
+    ]
+    with engine.begin() as connection:
+        connection.execute(insert(detections), found)
+        connection.execute(
+            insert(statuses).values(
+                stream_id=A,
+                status="STOPPED",
+                since=NOON,
+                attempt=0,
+                epoch=7,
+                observed_generation=3,
+                topic_partition=2,
+                topic_offset=0,
+            )
+        )
+        connection.execute(
+            insert(heartbeats).values(stream_id=A, epoch=7, at=now(), value={"streamId": A})
+        )
+    for id in (A, B):
+        place = snapshots._folder / snapshot_key(id, NAME)
+        place.parent.mkdir(parents=True)
+        place.write_bytes(b"\xff\xd8")
+    wait_until(lambda: agrees(topic, *rows))
+    delete(engine, A, purge=True)
+    wait_until(lambda: not exists(engine, A))
+    with engine.connect() as connection:
+        count = select(detections.c.stream_id, func.count()).group_by(detections.c.stream_id)
+        assert connection.execute(count).all() == [(B, 10)]
+        assert connection.execute(select(statuses.c.stream_id)).all() == []
+        assert connection.execute(select(heartbeats.c.stream_id)).all() == []
+    assert not (snapshots._folder / snapshot_key(A, NAME)).exists()
+    assert (snapshots._folder / snapshot_key(B, NAME)).exists()
