@@ -1,1 +1,1 @@
-"""One package per process. A service knows schemas, services.process and itself, never another service."""
+"""One package per process. A service knows schemas, process and itself, never another service."""
