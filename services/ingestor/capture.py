@@ -105,14 +105,14 @@ def clip(path: Path) -> Iterator["Source"]:
     except OSError as error:
         raise CaptureFailed(Reason.NOT_FOUND, error.strerror) from None
     with file:
-        with _translated(time.monotonic()):
+        with _translated(time.monotonic(), otherwise=Reason.NO_VIDEO):
             container = av.open(file, "r", options=FILES)
         with closing(container):
             yield Source(container, is_live=False)
 
 
 @contextmanager
-def _translated(began_s: float) -> Iterator[None]:
+def _translated(began_s: float, otherwise: Reason = Reason.UNREACHABLE) -> Iterator[None]:
     """The border: what FFmpeg raises becomes a reason, and its words go no further."""
     try:
         yield
@@ -121,16 +121,16 @@ def _translated(began_s: float) -> Iterator[None]:
         waited = time.monotonic() - began_s >= 0.9 * min(OPEN_TIMEOUT_S, READ_TIMEOUT_S)
         raise CaptureFailed(Reason.TIMEOUT if waited else Reason.NO_VIDEO) from None
     except av.error.FFmpegError as error:
-        raise _failure(error) from None
+        raise _failure(error, otherwise) from None
     except OSError:
         raise CaptureFailed(Reason.UNREACHABLE) from None
 
 
-def _failure(error: av.error.FFmpegError) -> CaptureFailed:
+def _failure(error: av.error.FFmpegError, otherwise: Reason = Reason.UNREACHABLE) -> CaptureFailed:
     if isinstance(error, av.error.ConnectionRefusedError):
         return CaptureFailed(Reason.UNREACHABLE, "connection refused")
     reasons = (reason for kind, reason in REASONS if isinstance(error, kind))
-    return CaptureFailed(next(reasons, Reason.UNREACHABLE))
+    return CaptureFailed(next(reasons, otherwise))
 
 
 class Source:
