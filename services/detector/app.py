@@ -45,7 +45,7 @@ log = structlog.get_logger()
 IN_FLIGHT_PER_STREAM = 5  # the replaced system's limit
 COMMIT_INTERVAL_S = 1.0
 COMMIT_TIMEOUT_S = 2.0  # a broker that is away must hold up neither a rebalance nor the end
-BEAT_S = 0.5
+BEAT_S = 1.0
 TICK_S = 0.002  # timers may come up to a millisecond early
 ASLEEP = 0.8  # of a session: from then on our partitions may be somebody else's
 FINISH_CALLS_S = 2.0  # at the end, of the 10 s that a process has
@@ -89,6 +89,7 @@ class Detector:
         self._fence: asyncio.Future[None] | None = None
         self._commit: Commit | None = None
         self._chores: list[asyncio.Task[None]] = []
+        self._buried = 0  # since it was last said
         self._ending = False
         self._beat = time.monotonic()
         self._joined = False
@@ -290,7 +291,7 @@ class Detector:
         except TooLarge:  # the original headers alone may fill a message
             safe = await send(headers)
         await safe
-        log.warning("frame.buried", reason=error.reason, partition=origin.partition)
+        self._buried += 1
         self._account(lane, ticket, "poison")
 
     def _account(self, lane: Lane, ticket: Ticket, outcome: str) -> None:
@@ -345,10 +346,16 @@ class Detector:
         while True:
             self._stay_awake()
             self._beat = time.monotonic()
+            self._say_buried()
             metrics.WAITING.set(self._admission.waiting)
             metrics.IN_FLIGHT.set(self._admission.in_flight)
             metrics.UNACCOUNTED.set(unaccounted(self._lanes))
             await asyncio.sleep(BEAT_S)
+
+    def _say_buried(self) -> None:
+        count, self._buried = self._buried, 0
+        if count:
+            log.warning("frames.buried", count=count)
 
     def _stay_awake(self) -> None:
         """A process that was stopped for about a session must not finish what it had begun: its

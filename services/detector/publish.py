@@ -2,6 +2,7 @@
 
 import asyncio
 import threading
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,8 @@ class Publisher:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         self._producer = Producer(dict(config))
+        self._told: deque[tuple[asyncio.Future[None], KafkaError | None]] = deque()
+        self._waking = False
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="publish", daemon=True)
         self._thread.start()
@@ -43,7 +46,11 @@ class Publisher:
         safe: asyncio.Future[None] = loop.create_future()
 
         def tell(error: KafkaError | None, _: Message) -> None:
-            loop.call_soon_threadsafe(_settle, safe, error)
+            """In the thread that polls; the loop is woken once for all that were told meanwhile."""
+            self._told.append((safe, error))
+            if not self._waking:
+                self._waking = True
+                loop.call_soon_threadsafe(self._settle)
 
         while True:
             try:
@@ -69,11 +76,13 @@ class Publisher:
         while not self._ended.is_set():
             self._producer.poll(0.2)
 
-
-def _settle(safe: asyncio.Future[None], error: KafkaError | None) -> None:
-    if safe.done():
-        return
-    if error is None:
-        safe.set_result(None)
-    else:
-        safe.set_exception(Undeliverable(str(error)))
+    def _settle(self) -> None:
+        self._waking = False  # before the reading: what is told from here on wakes us again
+        while self._told:
+            safe, error = self._told.popleft()
+            if safe.done():  # who waited for it was cancelled
+                continue
+            if error is None:
+                safe.set_result(None)
+            else:
+                safe.set_exception(Undeliverable(str(error)))

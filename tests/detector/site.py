@@ -209,8 +209,12 @@ class Running:
             return False
 
     def metric(self, line: str) -> float:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as answer:
-            text = answer.read().decode()
+        """0 where there is none, -1 where nobody answers yet."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as said:
+                text = said.read().decode()
+        except OSError:
+            return -1
         found = re.search(rf"^{re.escape(line)} (\S+)$", text, re.MULTILINE)
         return float(found[1]) if found else 0.0
 

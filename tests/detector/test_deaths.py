@@ -1,5 +1,6 @@
 """Detectors that are killed, crash, are joined by others, or find no broker: nothing is lost."""
 
+import signal
 import threading
 from collections import defaultdict
 from uuid import uuid4
@@ -178,6 +179,38 @@ def test_workers_come_and_go_and_every_frame_has_its_record_in_order(sites, ai, 
 
 def is_first(records: list[DetectionRecord], at: int) -> bool:
     return all(record.record_id != records[at].record_id for record in records[:at])
+
+
+def test_one_that_was_stopped_for_a_session_ends_instead_of_finishing_what_it_had_begun(
+    sites, ai, tmp_path
+):
+    site, let_go, stream = sites(), threading.Event(), a_stream()
+    ai.behave(stream, lambda _: Reply(held_by=let_go))
+    with running(site, tmp_path, **SHORT, **PATIENT) as detector:
+        eventually(detector.is_ready, 30)
+        site.publish(a_frame(stream, 0))
+        eventually(lambda: ai.called(stream))
+        detector.process.send_signal(signal.SIGSTOP)
+        let_go.set()
+        threading.Event().wait(4.5)
+        detector.process.send_signal(signal.SIGCONT)
+        assert detector.process.wait(10) == 1
+    assert "slept through the session" in detector.log.read_text()
+    assert site.records(stream) == []
+
+
+def test_sigterm_ends_one_that_still_waits_to_join_its_group(sites, ai, tmp_path):
+    site = sites()
+    with running(site, tmp_path) as first:
+        eventually(first.is_ready, 30)
+        first.kill()
+    with running(site, tmp_path) as second:
+        eventually(lambda: second.metric("sightlog_detector_assigned_partitions") == 0)
+        threading.Event().wait(3)  # it joins, and waits for the dead one's session to end
+        assert not second.is_ready()
+        status, seconds = second.terminate()
+        assert (status, seconds < 10) == (0, True), second.log.read_text()
+        assert "Traceback" not in second.log.read_text()
 
 
 def test_without_a_broker_it_waits_and_sigterm_ends_it_with_status_0(sites, ai, tmp_path):
