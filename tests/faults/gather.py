@@ -75,6 +75,7 @@ class Reader:
         self._consumer = Consumer(
             {
                 "bootstrap.servers": stack.bootstrap_servers,
+                "log_level": 0,  # what matters is raised
                 "group.id": f"{stack.prefix}persister",  # never joined: to ask what it committed
                 "enable.auto.commit": False,
                 "enable.partition.eof": True,

@@ -461,7 +461,7 @@ def test_a_real_stack_is_read_and_its_missing_row_and_frame_are_found(
     kafka, topic_prefix, database_url
 ):
     """Topics and tables as a stack without its persister would leave them."""
-    producer = Producer({"bootstrap.servers": kafka} | PRODUCER_OF_FACTS)
+    producer = Producer({"bootstrap.servers": kafka, "log_level": 0} | PRODUCER_OF_FACTS)
 
     def send(topic, message):
         headers = topic.headers(message, "sightlog/test/1", "")

@@ -59,7 +59,7 @@ def start_persister(
 @pytest.fixture
 def send(kafka: str, topic_prefix: str) -> Callable[..., None]:
     """Messages to their topics, or raw bytes to one that is named; returns when they are there."""
-    producer = Producer({"bootstrap.servers": kafka} | PRODUCER_OF_FACTS)
+    producer = Producer({"bootstrap.servers": kafka, "log_level": 0} | PRODUCER_OF_FACTS)
 
     def send(*messages: Any, topic: Topic[Any] | None = None, key: bytes | None = None) -> None:
         for message in messages:
