@@ -54,8 +54,8 @@ class StreamAnswer(Answer):
     message: str | None
     hint: str | None
     detection_enabled: bool
-    fps: float
-    effective_fps: float
+    fps: int | float
+    effective_fps: int | float
     frame_width: int | None
     model: str | None
     min_confidence: float | None
@@ -147,8 +147,8 @@ def _wanted(spec: StreamSpec, max_fps: float) -> dict[str, Any]:
         "has_credentials": spec.sealed_credentials is not None,
         "sources": sources or [SourceAnswer(url=spec.url, roles=ALL_ROLES)],
         "detection_enabled": spec.detection_enabled,
-        "fps": spec.fps,
-        "effective_fps": min(spec.fps, max_fps),
+        "fps": _plain(spec.fps),
+        "effective_fps": _plain(min(spec.fps, max_fps)),
         "frame_width": spec.frame_width,
         "model": spec.model,
         "min_confidence": spec.min_confidence,
@@ -159,6 +159,11 @@ def _wanted(spec: StreamSpec, max_fps: float) -> dict[str, Any]:
         "tags": list(spec.tags),
         "generation": spec.generation,
     }
+
+
+def _plain(number: float) -> int | float:
+    """JSON knows no difference between 5 and 5.0, but its readers do."""
+    return int(number) if float(number).is_integer() else number
 
 
 def _observed(spec: StreamSpec, seen: StreamStatus | None) -> dict[str, Any]:

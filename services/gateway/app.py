@@ -37,7 +37,7 @@ from services.gateway.problems import (
 from services.gateway.routes import detections, pictures, service, streams
 from services.gateway.seal import NoSealingKey
 from services.gateway.slots import SlotsUnknown
-from services.gateway.snapshots import NoSuchName
+from services.gateway.snapshots import NoSuchName, StoreAway
 from services.gateway.streams import ChangedMeanwhile, NoSuchStream
 from services.gateway.strict import LARGEST_BODY, BodyLimit
 
@@ -46,6 +46,7 @@ VERSION = "0.1.0"
 PROBLEMS: dict[type[Exception], Callable[[], Problem]] = {
     DatabaseAway: lambda: away("the database"),
     SlotsUnknown: lambda: away("Kafka"),
+    StoreAway: lambda: away("the store of pictures"),
     OwnerAway: lambda: away("the ingestor that has the camera"),
     TooManyViews: lambda: Problem(
         TOO_MANY, "as many live views as one gateway serves", headers={"Retry-After": "5"}

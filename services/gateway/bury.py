@@ -13,6 +13,7 @@ from schemas.messages import Status, StreamStatus, now
 from schemas.tables import heartbeats, status_history, statuses
 from services.gateway.detections import remove
 from services.gateway.observed import Observed
+from services.gateway.snapshots import StoreAway
 from services.gateway.specs import Specs
 from services.gateway.streams import StreamRow, forget
 
@@ -46,7 +47,11 @@ class Burial:
             return False
         said = {stream_id for _, stream_id in specs.said}
         over = [row for row in deleted if is_over(row, self._observed.status(row.id), said, now())]
-        unpurged = [row for row in over if row.purge and not self._purged(connection, row.id)]
+        try:
+            unpurged = [row for row in over if row.purge and not self._purged(connection, row.id)]
+        except StoreAway as error:
+            log.warning("pictures.unremovable", error=str(error))
+            return False
         for row in over:
             if row not in unpurged:
                 self._forget(connection, specs, row)

@@ -5,7 +5,7 @@ import re
 import time
 from pathlib import Path
 
-from obstore.exceptions import NotFoundError
+from obstore.exceptions import BaseError, NotFoundError
 from obstore.store import LocalStore
 
 from schemas.messages import snapshot_key
@@ -21,13 +21,17 @@ class NoSuchName(Exception):
     """No picture of ours is called that."""
 
 
+class StoreAway(Exception):
+    """The store can't be read or written now."""
+
+
 class Snapshots:
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
         self._store = LocalStore(self._folder, mkdir=True)
 
     async def read(self, stream_id: str, filename: str) -> bytes | None:
-        """None: not there, also not a moment later. Raises NoSuchName."""
+        """None: not there, also not a moment later. Raises NoSuchName, StoreAway."""
         if not _STREAM_ID.fullmatch(stream_id) or not _FILENAME.fullmatch(filename):
             raise NoSuchName
         key = snapshot_key(stream_id, filename)
@@ -45,11 +49,16 @@ class Snapshots:
             return bytes(await found.bytes_async())
         except (NotFoundError, FileNotFoundError):
             return None
+        except (BaseError, OSError) as error:
+            raise StoreAway(type(error).__name__) from error
 
     def remove(self, stream_id: str, at_most: int) -> int:
-        """Some of a stream's pictures, for good; returns how many."""
-        listing = self._store.list(f"{stream_id}/", chunk_size=at_most)
-        keys = [found["path"] for found in next(iter(listing), [])]
-        if keys:
-            self._store.delete(keys)
+        """Some of a stream's pictures, for good; returns how many. Raises StoreAway."""
+        try:
+            listing = self._store.list(f"{stream_id}/", chunk_size=at_most)
+            keys = [found["path"] for found in next(iter(listing), [])]
+            if keys:
+                self._store.delete(keys)
+        except (BaseError, OSError) as error:
+            raise StoreAway(type(error).__name__) from error
         return len(keys)

@@ -30,11 +30,13 @@ class Specs:
         self._source = source
         self._tail = Tail(kafka_config, {self._topic: Start.BEGINNING})
         self._producer = Producer({**kafka_config, **PRODUCER_OF_FACTS})
+        self._closed = False
         self._unread: dict[int, int] = {}  # partition -> offset of our own last message there
         self.said: dict[Place, StreamSpec | None] = {}
         """None: something that can't be decoded. What has a tombstone is not in it."""
 
     def close(self) -> None:
+        self._closed = True
         self._producer.purge()
         self._producer.flush(1)
         self._tail.close()
@@ -91,9 +93,9 @@ class Specs:
         )
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None:
+        if error is not None and not self._closed:
             raise KafkaException(error)
-        if message.topic() == self._topic:
+        if error is None and message.topic() == self._topic:
             self._unread[message.partition() or 0] = message.offset() or 0
 
     def delivered(self, within_s: float) -> bool:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Select, any_, delete, func, insert, literal, select, text, update
 
-from schemas.messages import Source, StreamId, StreamSpec, now
+from schemas.messages import Source, StreamSpec, now
 from schemas.tables import streams
 
 SLOTS_IN_TURN = 0x510C  # the advisory lock of those who choose a slot
@@ -25,7 +25,7 @@ class ChangedMeanwhile(Exception):
 class StreamRow:
     """The columns of the table."""
 
-    id: StreamId
+    id: str  # a ULID
     name: str
     url: str
     sources: list[dict[str, Any]]

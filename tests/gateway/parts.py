@@ -53,7 +53,7 @@ def make_parts(
 
 def said(stream_id: str, status: Status, generation: int, **more: Any) -> StreamStatus:
     """What an owner says of its stream."""
-    fields = {"owner": "ingestor-1", "epoch": 7, "since": now()} | more
+    fields: dict[str, Any] = {"owner": "ingestor-1", "epoch": 7, "since": now()} | more
     return StreamStatus(
         stream_id=stream_id, status=status, observed_generation=generation, **fields
     )

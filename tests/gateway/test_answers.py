@@ -1,6 +1,7 @@
 """What is wanted and what is seen, in one word."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ STOPPED, STARTING, RUNNING, STOPPING, ERROR = (
 
 
 def a_row(**more) -> StreamRow:
-    fields = {
+    fields: dict[str, Any] = {
         "id": ID,
         "name": "door",
         "url": "rtsp://10.0.0.9/",

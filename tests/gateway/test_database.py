@@ -16,7 +16,7 @@ from services.gateway.database import Database, DatabaseAway
 from services.gateway.parts import Parts
 from tests.gateway.relay import Relay
 
-WITHIN_S = 1.0
+WITHIN_S = 4 * 1.0  # the bar is 1 s on a quiet machine
 
 
 def a_client(parts: Parts) -> httpx.AsyncClient:

@@ -1,6 +1,7 @@
 """`/detections` over REST, on real rows and a real folder of pictures."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -15,7 +16,7 @@ FIRST, SECOND = "01KAPZ0000000000000000000A", "01KAPZ0000000000000000000B"
 NAME = snapshot_filename(NOON, 7, 3)
 
 
-def a_row(number: int, **more) -> dict:
+def a_row(number: int, **more) -> dict[str, Any]:
     return {
         "captured_at": NOON + timedelta(seconds=number // 2),  # two of each instant
         "id": UUID(int=number),
@@ -49,7 +50,7 @@ def rows(engine: Engine) -> None:
         connection.execute(insert(detections), [a_row(number) for number in range(20)])
 
 
-async def all_of(client, url: str) -> list[dict]:
+async def all_of(client, url: str) -> list[dict[str, Any]]:
     found = []
     while url:
         answer = await client.get(url)
@@ -59,7 +60,7 @@ async def all_of(client, url: str) -> list[dict]:
     return found
 
 
-def numbers(found: list[dict]) -> list[int]:
+def numbers(found: list[dict[str, Any]]) -> list[int]:
     return [UUID(one["id"]).int for one in found]
 
 

@@ -74,7 +74,7 @@ def endpoint(owner: Owner):
 async def running(client, parts, endpoint: str) -> str:
     """A stream that runs there."""
     body = {"name": "door", "rtspUrl": "rtsp://10.0.0.9/", "running": True}
-    id = (await client.post("/streams", json=body)).json()["id"]
+    id: str = (await client.post("/streams", json=body)).json()["id"]
     parts.observed.note_status(0, said(id, Status.RUNNING, 1, endpoint=endpoint))
     return id
 

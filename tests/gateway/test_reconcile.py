@@ -16,7 +16,7 @@ from services.gateway.bury import Burial
 from services.gateway.observed import Observed
 from services.gateway.reconcile import Reconciler, differences
 from services.gateway.snapshots import Snapshots
-from services.gateway.specs import Specs
+from services.gateway.specs import Place, Specs
 from tests.gateway.parts import said
 from tests.gateway.test_answers import a_row
 from tests.gateway.test_detections import NAME, NOON
@@ -35,13 +35,13 @@ def test_what_agrees_is_left_alone():
 def test_what_differs_is_said(topic):
     row = a_row()
     place = row.slot, row.id
-    said = {
+    said: dict[str, dict[Place, StreamSpec | None]] = {
         "missing": {},
         "undecodable": {place: None},
         "stale": {place: msgspec.structs.replace(row.spec, generation=2, running=False)},
         "ahead": {place: msgspec.structs.replace(row.spec, generation=9)},
-    }[topic]
-    assert list(differences([row], said)) == [(place, row.spec)]
+    }
+    assert list(differences([row], said[topic])) == [(place, row.spec)]
 
 
 def test_what_has_no_row_gets_a_tombstone():

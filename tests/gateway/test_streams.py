@@ -5,6 +5,7 @@ import base64
 import json
 import re
 from dataclasses import replace
+from typing import Any
 
 import httpx
 import msgspec
@@ -23,11 +24,12 @@ from tests.gateway.parts import Nudges, failed, said
 CANARY = "s3cret@:/#?%ü"
 
 
-async def created(client: httpx.AsyncClient, **fields: object) -> dict:
+async def created(client: httpx.AsyncClient, **fields: object) -> dict[str, Any]:
     body = {"name": "door", "rtspUrl": "rtsp://10.0.0.9/live"} | fields
     answer = await client.post("/streams", json=body)
     assert answer.status_code == 201, answer.text
-    return answer.json()
+    stream: dict[str, Any] = answer.json()
+    return stream
 
 
 def row_of(engine: Engine, id: str):
@@ -35,8 +37,9 @@ def row_of(engine: Engine, id: str):
         return connection.execute(select(streams).where(streams.c.id == id)).one()
 
 
-def opened(private: PrivateKey, sealed: str) -> dict:
-    return json.loads(SealedBox(private).decrypt(base64.b64decode(sealed)))
+def opened(private: PrivateKey, sealed: str) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(SealedBox(private).decrypt(base64.b64decode(sealed)))
+    return content
 
 
 async def test_the_replaced_systems_body_makes_a_stopped_stream(client, nudges: Nudges):
@@ -233,7 +236,7 @@ async def test_streams_come_newest_first_by_pages(client, engine: Engine):
         page = answer.json()
         assert isinstance(page, list)
         seen += [stream["id"] for stream in page]
-        url = answer.links["next"]["url"] if "next" in answer.links else None
+        url = answer.links["next"]["url"] if "next" in answer.links else ""
     assert seen == sorted(made, reverse=True)
     tagged = (await client.get("/streams?tag=x")).json()
     assert {stream["name"] for stream in tagged} == {"1", "3"}

@@ -23,9 +23,10 @@ def messages(kafka: str, prefix: str) -> list[tuple[int, str, bytes | None]]:
             message = consumer.poll(5)
             assert message is not None
             assert message.error() is None
-            found.append((message.partition(), message.key().decode(), message.value()))
-            if message.offset() + 1 == left.get(message.partition()):
-                del left[message.partition()]
+            partition, offset = message.partition() or 0, message.offset() or 0
+            found.append((partition, (message.key() or b"").decode(), message.value()))
+            if offset + 1 == left.get(partition):
+                del left[partition]
         return found
     finally:
         consumer.close()

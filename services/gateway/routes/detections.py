@@ -23,7 +23,10 @@ from services.gateway.strict import strict
 router = APIRouter(tags=["detections"], dependencies=[Depends(strict)])
 
 StreamId = Annotated[str, Path(alias="streamId")]
-FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}
+FOR_EVER = {
+    "Cache-Control": "private, max-age=31536000, immutable",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 def wanted(

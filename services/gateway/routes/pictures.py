@@ -25,7 +25,7 @@ router = APIRouter(tags=["pictures"], dependencies=[Depends(strict)])
 
 JPEG = {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}
 MJPEG = {"multipart/x-mixed-replace": {"schema": {"type": "string", "format": "binary"}}}
-NEVER_KEPT = {"Cache-Control": "no-store"}
+NEVER_KEPT = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 @router.get(
