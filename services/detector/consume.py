@@ -17,7 +17,6 @@ from faust.auth import SASLCredentials, SSLCredentials
 from faust.transport.drivers.aiokafka import Consumer
 from faust.types import TP
 from faust.types.auth import CredentialsT
-from yarl import URL
 
 log = structlog.get_logger()
 
@@ -76,7 +75,7 @@ def create_worker(
         group,
         version=1,  # any other would be added to the group's name
         datadir=folder,
-        broker=[URL(f"kafka://{server.strip()}") for server in broker.servers.split(",")],
+        broker=";".join(f"kafka://{server.strip()}" for server in broker.servers.split(",")),
         broker_credentials=broker.credentials,
         broker_session_timeout=broker.session_timeout_s,
         broker_heartbeat_interval=broker.session_timeout_s / 5,
