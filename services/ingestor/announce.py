@@ -48,8 +48,8 @@ class Announcer:
     def heartbeat(self, heartbeat: Heartbeat) -> bool:
         return self._say(HEARTBEATS, heartbeat)
 
-    def instance(self, instance: Instance) -> bool:
-        return self._say(INSTANCES, instance)
+    def instance(self, instance: Instance, acknowledged: Acknowledged = lambda: None) -> bool:
+        return self._say(INSTANCES, instance, acknowledged=acknowledged)
 
     def bury(self, origin: Origin, reason: str, error: str) -> bool:
         letter = dead_letter(origin, reason, error, "ingestor")

@@ -27,12 +27,17 @@ log = structlog.get_logger()
 
 TICK_S = 0.1
 INSTANCE_EVERY_S = 10.0
+SPARE_AFTER_S = 5.0
 SETTLE_S = 2.0  # for the last frames' deliveries
 FLUSH_S = 2.0  # for the last facts
 FRESH_S = 10.0  # a frame of a stream that isn't running is shown no longer than this
 
 Place = tuple[int, str]
 """A slot and a stream in it."""
+
+
+class CannotGoOn(Exception):
+    """The process must end, and be started anew."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,7 @@ class Ingestor:
         self._read: set[int] = set()  # partitions whose specs have been read to their end
         self._ready: set[int] = set()  # and their statuses, too
         self._said_instance_at_s = 0.0
+        self._broker_since_s: float | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Until the stop; then everything is handed over."""
@@ -73,6 +79,8 @@ class Ingestor:
         self._leave()
 
     def step(self) -> None:
+        if self._frames.has_failed:
+            raise CannotGoOn("the producer of frames failed for good")
         for found in self._desires.poll(TICK_S):
             self._note(found)
         for status in self._statuses.poll():
@@ -197,7 +205,20 @@ class Ingestor:
         metrics.STREAMS.set(len(self._streams))
         if time.monotonic() - self._said_instance_at_s >= INSTANCE_EVERY_S:
             self._said_instance_at_s = time.monotonic()
-            self._announcer.instance(replace(self._instance, load=running, at=now()))
+            self._announcer.instance(
+                replace(self._instance, load=running, at=now()), self._note_broker
+            )
+
+    def _note_broker(self) -> None:
+        if self._broker_since_s is None:
+            self._broker_since_s = time.monotonic()
+
+    def _is_joined(self) -> bool:
+        """The group tells a member nothing for which it has no partition; that is so after a
+        while of silence from a broker that is there."""
+        since_s = self._broker_since_s
+        is_spare = since_s is not None and time.monotonic() - since_s > SPARE_AFTER_S
+        return self._desires.is_joined or is_spare
 
     def readiness(self) -> tuple[bool, dict[str, Any]]:
         """Called from the server's threads."""
@@ -208,7 +229,7 @@ class Ingestor:
             if (camera := stream.camera) is not None
         ]
         assigned = self._desires.assigned
-        ready = self._desires.is_joined and assigned <= self._ready
+        ready = self._is_joined() and assigned <= self._ready
         return ready, {
             "instance": self._instance.instance,
             "partitions": sorted(assigned),

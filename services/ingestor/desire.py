@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import structlog
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
@@ -21,6 +22,8 @@ from confluent_kafka import (
 
 from schemas.messages import StreamSpec
 from schemas.topics import STREAMS, DecodeError, Origin
+
+log = structlog.get_logger()
 
 MOST_AT_ONCE = 500  # messages, before other work gets its turn
 
@@ -67,6 +70,7 @@ class Desires:
         self._topic = STREAMS.named(prefix)
         self._on_assigned, self._on_released = on_assigned, on_released
         self._is_joined = False
+        self._complaint: int | None = None
         self._assigned: Partitions = frozenset()
         self._consumer = Consumer(
             dict(config)
@@ -87,7 +91,7 @@ class Desires:
 
     @property
     def is_joined(self) -> bool:
-        """Whether the coordinator has told us what is ours, be it nothing."""
+        """Whether the coordinator has told us what is ours."""
         return self._is_joined
 
     @property
@@ -115,11 +119,13 @@ class Desires:
 
     def _read(self, message: Message) -> Iterator[Desired | Unreadable | ReadToEnd]:
         partition, error = message.partition(), message.error()
+        if error is not None and error.code() != KafkaError._PARTITION_EOF:
+            self._complain(error)
+            return
         if partition not in self._assigned:
             return
         if error is not None:
-            if error.code() == KafkaError._PARTITION_EOF:
-                yield ReadToEnd(partition)
+            yield ReadToEnd(partition)
             return
         key = (message.key() or b"").decode(errors="replace")
         if message.value() is None:
@@ -131,6 +137,14 @@ class Desires:
             yield Unreadable(_origin(message), problem)
             return
         yield Desired(partition, spec.stream_id, spec)
+
+    def _complain(self, error: KafkaError) -> None:
+        """Raises KafkaException for what librdkafka can't recover from; the rest is news once."""
+        if error.fatal():
+            raise KafkaException(error)
+        if error.code() != self._complaint:
+            self._complaint = error.code()
+            log.warning("group.failed", error=error.name())
 
     def _assign(self, consumer: Consumer, assigned: Iterable[TopicPartition]) -> None:
         partitions = frozenset(each.partition for each in assigned)

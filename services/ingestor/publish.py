@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from schemas.messages import Clock, Dropped, Frame, Ledger, StreamSpec, from_unix_us
 from schemas.topics import FRAMES
@@ -303,6 +303,7 @@ class FrameProducer:
         self._source = source
         self._closed = threading.Event()
         self._timed_out = threading.Event()
+        self._has_failed = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="deliveries", daemon=True)
 
     def start(self) -> None:
@@ -326,7 +327,15 @@ class FrameProducer:
             )
         except BufferError:
             return False
+        except KafkaException:
+            self._has_failed.set()
+            return False
         return True
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it will never take a frame again: then the process must end."""
+        return self._has_failed.is_set()
 
     def _serve(self) -> None:
         while not self._closed.is_set():

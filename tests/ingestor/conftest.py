@@ -18,8 +18,9 @@ import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
 from deploy.local.camera import Camera, digest_ha1, write_cameras
-from schemas.messages import Frame, Heartbeat, Instance, StreamSpec, StreamStatus
+from schemas.messages import DeadLetter, Frame, Heartbeat, Instance, StreamSpec, StreamStatus
 from schemas.topics import (
+    DEAD_LETTERS,
     FRAMES,
     HEARTBEATS,
     INSTANCES,
@@ -35,7 +36,7 @@ CLIPS = ROOT / "deploy" / "local" / "media"
 PUBLIC_KEY, PRIVATE_KEY = new_key_pair()
 INTERNAL_KEY = "between gateway and ingestors, 32+"
 PASSWORD = "p@:/#?%ü$(x)"
-READ = (FRAMES, HEARTBEATS, STREAM_STATUS, INSTANCES)
+READ = (FRAMES, HEARTBEATS, STREAM_STATUS, INSTANCES, DEAD_LETTERS)
 
 T = TypeVar("T")
 
@@ -153,6 +154,10 @@ class Topics:
         self._producer.produce(name, key=status.stream_id, value=value, partition=slot)
         assert self._producer.flush(10) == 0
 
+    def say_nonsense(self, slot: int) -> None:
+        """A desired state that is none."""
+        self._say("nobody", slot, b"{")
+
     def _say(self, stream_id: str, slot: int, value: bytes | None) -> None:
         name = STREAMS.named(self._prefix)
         self._producer.produce(name, key=stream_id, value=value, partition=slot)
@@ -180,6 +185,10 @@ class Topics:
     def instances(self) -> list[Instance]:
         self._read()
         return list(self._seen[Instance])
+
+    def dead_letters(self) -> list[DeadLetter]:
+        self._read()
+        return list(self._seen[DeadLetter])
 
     def wait_status(
         self, stream_id: str, status: str, reason: str | None = None, seconds: float = 10.0

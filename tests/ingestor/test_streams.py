@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import time
 from base64 import b64decode, b64encode
 from itertools import count, pairwise
@@ -290,13 +291,39 @@ def _settled(topics, stream_id, captured):
     return found[-1] if found else None
 
 
-def test_nothing_is_left_of_a_camera_that_was_deleted(ingestor):
-    eventually(lambda: not ingestor.state["cameras"])
-    parent = psutil.Process(ingestor.process.pid)
-    assert not [
-        child.pid
-        for child in parent.children(recursive=True)
-        if is_alive(child.pid)
-        and "forkserver" in " ".join(child.cmdline())
-        and child.ppid() != parent.pid
-    ]
+def test_a_message_that_is_no_spec_is_set_aside_and_the_partition_moves_on(ingestor, topics):
+    topics.say_nonsense(0)
+    clip = topics.want(spec("file:bikes.mp4?loop=1", slot=0))
+    topics.wait_frames(clip.stream_id, 1)
+    (letter,) = eventually(topics.dead_letters)
+    assert (letter.reason, letter.service, letter.partition) == ("NOT_JSON", "ingestor", 0)
+    topics.delete(clip)
+
+
+def camera_processes(ingestor):
+    family = psutil.Process(ingestor.process.pid).children(recursive=True)
+    return [each for each in family if is_alive(each.pid)]
+
+
+def test_nothing_is_left_of_deleted_streams(ingestor):
+    eventually(lambda: ingestor.state["streams"] == 2 and not ingestor.state["cameras"])
+    assert len(camera_processes(ingestor)) == 2  # the fork server and its resource tracker
+
+
+def test_an_ingestor_stops_in_time_though_a_viewer_neither_reads_nor_leaves(ingestor, topics):
+    clip = topics.want(spec("file:bikes.mp4?loop=1", fps=20, frame_width=None))
+    topics.wait_frames(clip.stream_id, 1)
+    token = sign(INTERNAL_KEY, clip.stream_id)
+    left = camera_processes(ingestor)
+    with socket.create_connection(("127.0.0.1", ingestor.port)) as viewer:
+        request = f"GET /internal/streams/{clip.stream_id}/live HTTP/1.1\r\nHost: x\r\n"
+        viewer.sendall(f"{request}Authorization: Bearer {token}\r\n\r\n".encode())
+        begun = viewer.recv(1000)
+        assert b"multipart/x-mixed-replace; boundary=frame" in begun
+        topics.wait_frames(clip.stream_id, 40)
+        asked_at = time.monotonic()
+        assert ingestor.stop() == 0
+        assert time.monotonic() - asked_at < 8
+    said = topics.wait_status(clip.stream_id, "STOPPED")
+    assert (said.owner, said.endpoint) == (topics.instances()[-1].instance, None)
+    eventually(lambda: not any(is_alive(each.pid) for each in left), 3)
