@@ -214,9 +214,9 @@ class Rows:
         try:
             with transaction(self._engine) as connection:
                 made = make_days(connection, today)
-        except DatabaseAway as away:
+        except (DatabaseAway, RowRefused) as error:
             self._make_days_from = time.monotonic() + PARTITIONS_RETRY_S
-            log.warning("partitions.not_made", error=str(away))
+            log.warning("partitions.not_made", error=str(error))
             return
         self._days_made = today
         log.info("partitions.made", names=made)
