@@ -1,6 +1,8 @@
 """Topics -> what is observed, and news for those who listen. Commits nothing: live is live."""
 
 import concurrent.futures
+import os
+import signal
 import threading
 import time
 from collections.abc import Mapping
@@ -58,12 +60,16 @@ class Follower:
         self._thread.join(STOP_WITHIN_S)
 
     def _run(self) -> None:
+        """Ends before it was asked to only by a bug or a stuck client: then so must the process."""
         tail = Tail(self._kafka_config, self._starts)
         try:
             while not self._stop.is_set():
                 self._follow(tail)
-        finally:
             tail.close()
+        finally:
+            if not self._stop.is_set():
+                log.critical("follower.died")
+                os.kill(os.getpid(), signal.SIGTERM)
 
     def _follow(self, tail: Tail) -> None:
         try:

@@ -31,9 +31,11 @@ log = structlog.get_logger()
 
 MESSAGES_AT_ONCE = 100
 WAIT_S = 0.2
-LOOK_EVERY_S = 10.0  # for new partitions
+LOOK_EVERY_S = 5.0  # for new partitions
 LOOK_AGAIN_S = 1.0  # where not all topics were there yet
 MARK_EVERY_S = 1.0
+MARK_AGAIN_S = 10.0  # so that an old answer is no proof that the broker is there
+STUCK_AFTER_S = 60.0
 RECENT = timedelta(seconds=60)
 
 
@@ -55,15 +57,27 @@ class Hole:
 class _Mark:
     """The ends of the partitions as they were at `at`; asked for, then waited for."""
 
+    begun: float  # monotonic
     at: datetime
     asked: Asked
+
+
+class TailStuck(Exception):
+    """The broker answers and has more, but nothing comes: only a new client helps."""
 
 
 class Tail:
     """For one thread."""
 
-    def __init__(self, kafka_config: Mapping[str, Any], starts: Mapping[str, Start]) -> None:
+    def __init__(
+        self,
+        kafka_config: Mapping[str, Any],
+        starts: Mapping[str, Start],
+        stuck_after_s: float = STUCK_AFTER_S,
+    ) -> None:
         self._starts = starts
+        self._stuck_after_s = stuck_after_s
+        self._moved_at = time.monotonic()
         self._admin_config = dict(kafka_config)
         self._admin = AdminClient(self._admin_config)
         self._consumer = Consumer(
@@ -80,6 +94,7 @@ class Tail:
         )
         self._positions: dict[Partition, int] = {}
         self._known: set[str] = set()  # topics that have been looked at
+        self._emptied: set[Partition] = set()  # by retention, to be read from their new beginning
         self._look_at = 0.0
         self._mark: _Mark | None = None
         self._mark_at = 0.0
@@ -90,13 +105,19 @@ class Tail:
         self._consumer.close()
 
     def read(self) -> list[Message | Hole]:
-        """What came, waiting 0.2 s at most; what the last call returned counts as read."""
+        """What came, waiting 0.2 s at most; what the last call returned counts as read.
+
+        Raises TailStuck.
+        """
         try:
             if time.monotonic() >= self._look_at:
                 self._look_for_partitions()
             self._advance_mark()
+            self._begin(list(self._emptied), Start.BEGINNING)
+            self._emptied.clear()
         except KafkaException as error:
             self._admin = AdminClient(self._admin_config)  # an old one may keep a dead broker
+            self._moved_at = time.monotonic()  # who can't ask can't read either
             self._refused(error)
         first = self._consumer.poll(WAIT_S)
         if first is None:
@@ -114,12 +135,13 @@ class Tail:
         here = (topic, partition)
         if error is None:
             self._positions[here] = offset + 1
+            self._moved_at = time.monotonic()
             return message
         if error.code() == KafkaError._PARTITION_EOF:
             self._positions[here] = max(offset, self._positions.get(here, 0))
             return None
         if error.code() == KafkaError._AUTO_OFFSET_RESET:
-            self._begin([here], Start.BEGINNING)
+            self._emptied.add(here)
             return Hole(topic, partition)
         self._refused(error)
         return None
@@ -155,8 +177,9 @@ class Tail:
         """Notes the ends now and then; once all are passed, the watermark is the time of asking."""
         if self._mark is None:
             if time.monotonic() >= self._mark_at and self._positions:
-                self._mark = _Mark(datetime.now(UTC), ask(self._admin, self._positions, NEXT))
-                self._mark_at = time.monotonic() + MARK_EVERY_S
+                begun, at = time.monotonic(), datetime.now(UTC)  # before the broker looks
+                self._mark = _Mark(begun, at, ask(self._admin, self._positions, NEXT))
+                self._mark_at = begun + MARK_EVERY_S
             return
         if not all(future.done() for future in self._mark.asked.values()):
             return
@@ -165,7 +188,10 @@ class Tail:
         if all(self._positions[partition] >= end for partition, end in ends.items()):
             self.watermark = mark.at
             self.complete = self.complete or self._starts.keys() <= {topic for topic, _ in ends}
-        else:
+            self._moved_at = time.monotonic()
+        elif time.monotonic() - self._moved_at > self._stuck_after_s:
+            raise TailStuck
+        elif time.monotonic() - mark.begun < MARK_AGAIN_S:
             self._mark = mark
 
 

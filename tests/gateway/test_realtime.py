@@ -5,13 +5,14 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
 from confluent_kafka import Producer
 from fastapi import Depends, FastAPI
+from typing_extensions import override
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.typing import Origin
@@ -29,7 +30,7 @@ from schemas.topics import (
 from services.gateway.access import Access, Role
 from services.gateway.cursor import cursor
 from services.gateway.follow import Follower
-from services.gateway.hub import Hub
+from services.gateway.hub import MESSAGES_KEPT, Hub
 from services.gateway.news import News, RecordNews
 from services.gateway.observed import Observed
 from services.gateway.problems import answer_with_problems
@@ -400,6 +401,53 @@ async def test_with_keys_only_who_has_one_is_let_in(caplog: pytest.LogCaptureFix
             await client.data("snapshot")
     ours = [record for record in caplog.records if not record.name.startswith("websockets")]
     assert not any(KEY in record.getMessage() for record in ours)
+
+
+class Slow(Replays):
+    """A replay during which more happens than a queue holds; the second finds all of it."""
+
+    def __init__(self, hub: Hub[News]) -> None:
+        self._hub = hub
+        self.cursor = "w1"
+        self.gap_until = None
+        self.rounds = 0
+        self._found: list[list[News]] = []
+
+    @override
+    @asynccontextmanager
+    async def since(self, at: datetime, events: frozenset[str]) -> AsyncIterator[Any]:
+        yield self
+
+    def look_ahead(self) -> None:
+        self.rounds += 1
+        self._found = [[RecordNews(a_record(self.rounds, "person"), self.cursor)]]
+
+    def read(self) -> list[News] | None:
+        if self._found:
+            return self._found.pop()
+        if self.rounds == 1:
+            meanwhile = [RecordNews(a_record(n, "dog"), "w2") for n in range(MESSAGES_KEPT + 1)]
+            sent = self._hub.publish(meanwhile)
+            assert sent is not None
+            sent.result(5)
+        return None
+
+
+async def test_what_happens_during_a_long_replay_is_replayed_too_and_no_gap() -> None:
+    observed, hub = Observed(), Hub[News]()
+    observed.note_ready()
+    with serving(an_app(hub, observed, replays=Slow(hub))) as address:
+        async with listening(address, "/?cursor=w19b3f0a1c00") as client:
+            events = [await client.next() for _ in range(4)]
+            told = [(one["event"], one["data"].get("frameId")) for one in events]
+            assert told == [
+                ("snapshot", None),
+                ("detection", f"{DOOR}/1/1"),
+                ("snapshot", None),
+                ("detection", f"{DOOR}/1/2"),
+            ]
+            await client.connection.send("{")
+            assert (await client.next())["event"] == "error"
 
 
 def large_news(numbers: range, stream_id: str = DOOR) -> list[News]:

@@ -16,7 +16,7 @@ from deploy.local.parts import start
 from deploy.local.ports import Ports
 from schemas.provision import provision
 from schemas.topics import EVENTS
-from services.gateway.tail import Hole, Start, Tail
+from services.gateway.tail import Hole, Start, Tail, TailStuck
 from services.process.kafka import client_config
 from services.process.settings import KafkaSettings
 from tests.conftest import FEW_PARTITIONS, IN_CONTAINERS
@@ -129,3 +129,20 @@ def test_a_watermark_is_a_time_before_which_nothing_is_left_to_read(
         while tail.watermark.timestamp() < sent_at:
             seen += values(tail.read())
         assert seen == [str(number).encode() for number in range(number + 1)]
+
+
+def test_a_client_that_reads_nothing_although_there_is_more_is_given_up(
+    kafka: str, topic_prefix: str
+) -> None:
+    name = EVENTS.named(topic_prefix)
+    tail = Tail({"bootstrap.servers": kafka}, {name: Start.END}, stuck_after_s=1)
+    read_until(tail, lambda _: tail.complete)
+    time_well_spent = time.monotonic() + 2.5  # nothing to read is no reason
+    read_until(tail, lambda _: time.monotonic() > time_well_spent)
+    tail._consumer.pause(tail._consumer.assignment())
+    producer = Producer({"bootstrap.servers": kafka})
+    producer.produce(name, b"unread")
+    assert producer.flush(10) == 0
+    with pytest.raises(TailStuck):
+        read_until(tail, values)
+    tail.close()
