@@ -5,6 +5,8 @@ that it skips in a rebalance; so the topic is read with `acks=False`, and what i
 offsets that we name.
 """
 
+import os
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,10 @@ from faust.types import TP
 from faust.types.auth import CredentialsT
 
 log = structlog.get_logger()
+
+LEAVE_S = 3.0
+"""To leave the group once all is finished and committed. A member that is still joining can't, for
+as long as the others take; then the end of its session does it."""
 
 Commit = Callable[[Mapping[int, int]], Awaitable[bool]]
 """Offsets by partition; false: not committed, e.g. because of a rebalance."""
@@ -132,6 +138,9 @@ def follow_assignment(app: faust.App, topic: str, reader: Reader) -> None:
     @app.on_before_shutdown.connect
     async def drain(*_: Any, **__: Any) -> None:
         await reader.drain()
+        leave = threading.Timer(LEAVE_S, os._exit, (1 if app.crashed else 0,))
+        leave.daemon = True
+        leave.start()
 
 
 def delivery_of(message: Any) -> Delivery:  # Any: Faust types headers as list or dict
