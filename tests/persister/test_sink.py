@@ -10,8 +10,11 @@ from sqlalchemy import func, select, text
 from schemas.messages import Clock, Outcome
 from schemas.tables import OUTCOME_CODES, detections, outcomes
 from services.persister.app import Rows
-from services.persister.database import DatabaseAway
+from services.persister.database import DatabaseAway, lock, transaction
+from services.persister.judge import judge
+from services.persister.sink import read_blocks, write_blocks
 from tests.persister.making import DOOR, EPOCH, MODEL, NOON, YARD, arrivals, record
+from tests.persister.persister_process import eventually
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +136,37 @@ def test_two_persisters_with_the_same_batch_at_once_store_it_once(engine, rows):
     for racer in racers:
         racer.join()
     assert stored(engine) == [(seq, "dog") for seq in range(300)]
+
+
+def waits_for_a_lock(engine):
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+    with engine.connect() as connection:
+        return connection.scalar(text(query))
+
+
+def test_a_partition_that_another_persister_writes_is_waited_for(engine, rows):
+    batch = arrivals(record(0, "dog"))
+    second = threading.Thread(target=rows.store, args=(batch,))
+    with transaction(engine) as first:
+        lock(first, {(batch[0].origin.topic, batch[0].origin.partition)})
+        second.start()
+        eventually(lambda: waits_for_a_lock(engine))
+        assert read_blocks(first, [(DOOR, EPOCH, 0)]) == {}
+    second.join()
+    assert stored(engine) == [(0, "dog")]
+
+
+def test_a_block_that_is_written_from_two_partitions_keeps_the_codes_of_both(engine, rows):
+    rows.store(arrivals(record(0)))
+    batch = arrivals(record(2, outcome=Outcome.SHED), partition=1)
+    second = threading.Thread(target=rows.store, args=(batch,))
+    with transaction(engine) as first:
+        blocks = read_blocks(first, [(DOOR, EPOCH, 0)])
+        second.start()
+        eventually(lambda: waits_for_a_lock(engine))
+        write_blocks(first, judge([record(1, outcome=Outcome.FAILED)], blocks).blocks)
+    second.join()
+    assert [code(engine, seq) for seq in range(3)] == [1, 4, 2]
 
 
 def test_a_terminated_connection_is_away_and_the_next_try_succeeds(engine, rows):
