@@ -91,18 +91,22 @@ def detections_of(frame: Frame, sightings: Iterable[Sighting]) -> tuple[Detectio
 
 
 def _detection(frame: Frame, index: int, seen: Sighting) -> Detection:
-    box = seen.box
     return Detection(
         id=detection_id(record_id(frame.id), index),
         label=seen.label,
         class_id=seen.class_id,
         confidence=seen.confidence,
-        bounding_box=box,
-        normalized_box=Box(
-            x=box.x / frame.width,
-            y=box.y / frame.height,
-            width=box.width / frame.width,
-            height=box.height / frame.height,
-        ),
+        bounding_box=_scaled(seen.box, 1, 1, digits=2),
+        normalized_box=_scaled(seen.box, frame.width, frame.height, digits=6),
         attributes=seen.attributes,
+    )
+
+
+def _scaled(box: Box, width: int, height: int, digits: int) -> Box:
+    """Digits that mean nothing would cost readers and disks the most."""
+    return Box(
+        x=round(box.x / width, digits),
+        y=round(box.y / height, digits),
+        width=round(box.width / width, digits),
+        height=round(box.height / height, digits),
     )
