@@ -265,7 +265,7 @@ class Playback:
         """Returns at that time. A machine too slow for the clip shows it late, not faster."""
         now_s = time.monotonic()
         if self._begin_s is None or pts_s is None:
-            due_s = now_s if self._begin_s is None else self._due_s + self._spacing_s
+            due_s = self._due_s + self._spacing_s
             self._begin_s, self._first_pts_s = due_s, pts_s or 0.0
         else:
             due_s = self._begin_s + pts_s - self._first_pts_s
@@ -279,10 +279,7 @@ class Playback:
 
     def rewind(self) -> None:
         """The clip begins again, one picture's time after its last."""
-        if self._begin_s is not None:
-            self._begin_s = None
-            time_left_s = self._due_s + self._spacing_s - time.monotonic()
-            self._wait(max(0.0, time_left_s))
+        self._begin_s = None
 
 
 def _codec_name(stream: VideoStream) -> str:

@@ -9,7 +9,7 @@ import simplejpeg
 
 from schemas.messages import Reason
 from services.ingestor.camera import compress
-from services.ingestor.capture import CaptureFailed, clip
+from services.ingestor.capture import CaptureFailed, Playback, clip
 from services.ingestor.compress import Compressor
 from tests.ingestor.conftest import CLIPS
 
@@ -75,7 +75,17 @@ def test_a_repeated_clip_goes_on_without_a_gap(tmp_path):
     with clip(short) as source:
         arrivals = [unit.arrival_s for unit in islice(source.units(True, time.sleep), 30)]
     gaps = [b - a for a, b in pairwise(arrivals)]
-    assert gaps == pytest.approx([0.02] * 29, abs=0.004)
+    assert gaps == pytest.approx([0.02] * 29, abs=0.001)
+
+
+def test_a_machine_too_slow_for_a_clip_shows_it_late_and_not_faster():
+    waits: list[float] = []
+    playback = Playback(waits.append)
+    began_s = playback.due(100.0)
+    behind_s = playback.due(97.0)  # was due three seconds ago
+    assert behind_s >= began_s
+    assert playback.due(97.1) == pytest.approx(behind_s + 0.1)
+    assert waits[-1] == pytest.approx(0.1, abs=0.05)
 
 
 def test_motion_jpeg_passes_through_as_the_camera_made_it(tmp_path):

@@ -6,14 +6,15 @@ import time
 from itertools import pairwise
 
 import pytest
+from msgspec.structs import replace
 
 from schemas.messages import StreamSpec
 from tests.ingestor.conftest import eventually, is_alive
 
 
 @pytest.fixture(scope="module")
-def streams(topics):
-    specs = [
+def specs(topics):
+    wanted = [
         StreamSpec(
             stream_id=f"S{slot}",
             slot=slot,
@@ -25,7 +26,12 @@ def streams(topics):
         )
         for slot in range(4)
     ]
-    return [topics.want(spec).stream_id for spec in specs]
+    return [topics.want(spec) for spec in wanted]
+
+
+@pytest.fixture(scope="module")
+def streams(specs):
+    return [spec.stream_id for spec in specs]
 
 
 def assert_epochs_are_whole(topics, stream_id):
@@ -41,7 +47,9 @@ def wait_for_higher(topics, stream_id, epoch, seconds):
     eventually(lambda: any(f.epoch > epoch for f in topics.frames(stream_id)), seconds)
 
 
-def test_ingestors_come_and_go_and_every_stream_goes_on(start_ingestor, topics, streams):
+def test_ingestors_come_and_go_and_every_stream_goes_on(
+    start_ingestor, topics, specs, streams, cameras
+):
     one = start_ingestor().wait_ready()
     first = {stream_id: topics.wait_frames(stream_id, 1)[-1].epoch for stream_id in streams}
 
@@ -61,11 +69,14 @@ def test_ingestors_come_and_go_and_every_stream_goes_on(start_ingestor, topics, 
         topics.wait_status(stream_id, "RUNNING")
         assert_epochs_are_whole(topics, stream_id)
 
-    pids = [each["pid"] for each in two.state["cameras"]]  # is killed, and leaves no orphan
+    # is killed, and leaves no orphan, not even one that waits for a camera in C
+    hung = topics.want(replace(specs[0], stream_id="S9", url=f"{cameras}hole"))
+    pids = eventually(lambda: two.camera("S9") and [c["pid"] for c in two.state["cameras"]])
     os.kill(two.process.pid, signal.SIGKILL)
     eventually(lambda: not any(is_alive(pid) for pid in pids), 3)
     before = {stream_id: topics.frames(stream_id)[-1].epoch for stream_id in streams}
 
+    topics.delete(hung)
     three = start_ingestor().wait_ready()  # takes over once the session of the dead one is over
     for stream_id in streams:
         wait_for_higher(topics, stream_id, before[stream_id], 25)
