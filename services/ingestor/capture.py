@@ -22,6 +22,8 @@ READ_TIMEOUT_S = 8.0
 BLIND_S = 10.0  # data without a single good picture
 DECODED = frozenset({"h264", "hevc"})
 CODECS = DECODED | {"mjpeg"}
+LONGEST_GAP_S = 5.0  # between two pictures of a clip: a longer one is a fault of its timestamps
+LATEST_S = 1.0  # behind its own time, a clip is shown late instead of in a hurry
 LONGEST_REORDERING = 64  # pictures
 LARGEST_PICTURE = 7680 * 4320  # pixels
 
@@ -256,30 +258,27 @@ class Playback:
 
     def __init__(self, wait: Callable[[float], None]) -> None:
         self._wait = wait
-        self._begin_s: float | None = None
-        self._first_pts_s = 0.0
+        self._zero_s: float | None = None  # when the picture of time 0 was due
         self._due_s = time.monotonic()
         self._spacing_s = 0.0
 
     def due(self, pts_s: float | None) -> float:
         """Returns at that time. A machine too slow for the clip shows it late, not faster."""
-        now_s = time.monotonic()
-        if self._begin_s is None or pts_s is None:
-            due_s = self._due_s + self._spacing_s
-            self._begin_s, self._first_pts_s = due_s, pts_s or 0.0
-        else:
-            due_s = self._begin_s + pts_s - self._first_pts_s
-        if now_s - due_s > 1.0:
-            self._begin_s += now_s - due_s
+        now_s, next_s = time.monotonic(), self._due_s + self._spacing_s
+        due_s = next_s if self._zero_s is None or pts_s is None else self._zero_s + pts_s
+        if due_s - self._due_s > LONGEST_GAP_S:
+            due_s = next_s
+        if now_s - due_s > LATEST_S:
             due_s = now_s
         self._wait(max(0.0, due_s - now_s))
         self._spacing_s = max(0.0, due_s - self._due_s)
         self._due_s = due_s
+        self._zero_s = None if pts_s is None else due_s - pts_s
         return due_s
 
     def rewind(self) -> None:
         """The clip begins again, one picture's time after its last."""
-        self._begin_s = None
+        self._zero_s = None
 
 
 def _codec_name(stream: VideoStream) -> str:
