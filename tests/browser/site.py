@@ -91,7 +91,7 @@ class Site:
         if status != "RUNNING":
             raise Problem(NO_PICTURE, f"the stream is {status}")
         self.asked[id] += 1
-        record = self._record(id, self.asked[id])
+        record = self._record(id, 2 * self.asked[id])
         if self.detects:
             later = asyncio.create_task(self._answer(record))
             self._later.add(later)
@@ -112,8 +112,10 @@ class Site:
         return type(record)(**{**fields(record), "detections": (person,)})
 
     async def _answer(self, record: DetectionRecord) -> None:
+        """Also to the next frame, of which the page has no picture."""
         await asyncio.sleep(ANSWER_AFTER_S)
-        self._publish(RecordNews(record, CURSOR))
+        next_one = self._record(record.stream_id, record.frame.seq + 1)
+        self._publish(RecordNews(record, CURSOR), RecordNews(next_one, CURSOR))
 
     def say_status(self, id: str, status: Status | str, **facts: Any) -> None:
         """As both halves tell it: REST from now on, the WebSocket at once."""
@@ -124,8 +126,8 @@ class Site:
         data = StatusData(stream_id=id, status=status, **facts)
         self._publish(News("stream:status", id, now(), CURSOR, data))
 
-    def _publish(self, news: News) -> None:
-        self.hub.publish([news])
+    def _publish(self, *news: News) -> None:
+        self.hub.publish(news)
 
 
 @contextmanager
