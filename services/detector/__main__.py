@@ -24,7 +24,6 @@ from services.detector.consume import Broker, create_worker, credentials
 from services.detector.fence import Epochs, Fence
 from services.detector.look import Looker
 from services.detector.publish import Publisher
-from services.detector.quiet import quieten
 from services.detector.settings import Settings
 from services.detector.watch import Watch, lagging
 from services.process.health import serving_health
@@ -44,7 +43,6 @@ TAKEN_OVER_S = 1.0
 def main() -> None:
     settings = load(Settings)
     configure_logging("detector", settings.log_level)
-    quieten()
     stop = stop_on_signal()  # until the worker takes the signals over
     epochs = Epochs()
     with ExitStack() as opened:

@@ -1,6 +1,5 @@
 """python -m services.ingestor [keys]"""
 
-import logging
 import os
 import secrets
 import socket
@@ -59,8 +58,6 @@ def print_keys() -> None:
 
 def ingest(settings: Settings) -> None:
     configure_logging("ingestor", settings.log_level)
-    # Its warnings come by the thousand in the second in which a broker returns.
-    logging.getLogger("librdkafka").setLevel(logging.ERROR)
     forget_secrets()  # before the fork server starts, which keeps the environment as it is then
     stop = stop_on_signal()
     instance = f"ingestor-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"

@@ -6,6 +6,8 @@ import sys
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from services.process.quiet import LIBRARIES, OncePerSecond
+
 
 def configure_logging(service: str, level: str) -> None:
     """Lines carry `service`, `level`, `timestamp` (UTC) and `event` (`noun.past_tense`)."""
@@ -47,6 +49,7 @@ def configure_logging(service: str, level: str) -> None:
             ],
         )
     )
+    handler.addFilter(OncePerSecond())
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
-    for chatty in ("httpx", "httpcore", "urllib3", "asyncio"):
+    for chatty in (*LIBRARIES, "asyncio", "httpcore", "httpx", "urllib3"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

@@ -1,6 +1,6 @@
 import logging
 
-from services.detector.quiet import OncePerSecond
+from services.process.quiet import OncePerSecond
 
 
 class Clock:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from typing_extensions import override
 
-LIBRARIES = ("faust", "mode", "aiokafka", "librdkafka", "kafka")
+LIBRARIES = ("aiokafka", "faust", "kafka", "librdkafka", "mode")
 INTERVAL_S = 1.0
 MOST_KEPT = 1000
 
@@ -49,12 +49,3 @@ class OncePerSecond(logging.Filter):
         if len(self._kept) >= MOST_KEPT:
             self._kept.clear()
         self._kept[key] = _Kept(now)
-
-
-def quieten() -> None:
-    """On every handler there is; the libraries' news below warnings are left out."""
-    once = OncePerSecond()
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(once)
-    for name in LIBRARIES:
-        logging.getLogger(name).setLevel(logging.WARNING)
