@@ -48,10 +48,20 @@ class Database:
             },
         )
         self._open: WeakSet[Any] = WeakSet()  # psycopg's connections
-        event.listen(self._engine, "connect", lambda connection, _: self._open.add(connection))
+        self._closed = False
+        event.listen(self._engine, "connect", self._note)
+        event.listen(self._engine, "checkin", self._note)
         self._threads = ThreadPoolExecutor(THREADS, "database")
         self._waiting = 0
         self.answered = False  # at least once
+
+    def _note(self, connection: Any, _: Any) -> None:
+        """Any: psycopg's connection, None for one that broke, and the pool's own record."""
+        if connection is None:
+            return
+        self._open.add(connection)
+        if self._closed:  # meanwhile: the pool it came from is gone
+            connection.close()
 
     async def run(self, work: Callable[[Connection], R]) -> R:
         """Does the work in a transaction of its own. Raises DatabaseAway."""
@@ -97,6 +107,7 @@ class Database:
 
     def close(self) -> None:
         """Also ends work that waits for a server which does not answer."""
+        self._closed = True
         self._threads.shutdown(wait=False, cancel_futures=True)
         for connection in list(self._open):
             if not connection.closed:
