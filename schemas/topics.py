@@ -214,8 +214,14 @@ _MINUTE_MS, _HOUR_MS, _DAY_MS = 60_000, 3_600_000, 86_400_000
 
 
 def _kept(milliseconds: int, **more: str) -> dict[str, str]:
+    """Broker append time: age and the cursors of subscribers count from when a reader could see
+    a message, and no producer's clock can move it past retention."""
     names = {name.replace("_", "."): value for name, value in more.items()}
-    return {"cleanup.policy": "delete", "retention.ms": str(milliseconds)} | names
+    return {
+        "cleanup.policy": "delete",
+        "retention.ms": str(milliseconds),
+        "message.timestamp.type": "LogAppendTime",
+    } | names
 
 
 _COMPACTED = {
@@ -237,7 +243,6 @@ FRAMES = Topic(
         10 * _MINUTE_MS,
         retention_bytes=str(1 << 30),
         segment_ms=str(2 * _MINUTE_MS),
-        message_timestamp_type="LogAppendTime",
     ),
     facts=_frame_facts,
     jpeg=True,
