@@ -109,7 +109,7 @@ def _answer(row: Any) -> DetectionAnswer:  # any: a row of SQLAlchemy's, typed b
 
 
 def _share(pixels: float, of: int) -> float:
-    return min(max(pixels / of, 0.0), 1.0) if of else 0.0
+    return round(min(max(pixels / of, 0.0), 1.0), 6) if of else 0.0
 
 
 def _metadata(row: Any) -> dict[str, Any]:
