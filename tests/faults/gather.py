@@ -152,7 +152,8 @@ class Gathering:
         self._cut(self._records)
         self._await_persister()
         self._read_tables()
-        for reader in self._readers:
+        for reader in (self._records, self._heartbeats, self._statuses, self._frames):
+            # frames last: a record or a heartbeat speaks of frames that are there already
             reader.read_to_end()
             for number, begin in reader.begins.items():
                 self.evidence.begins[reader.topic.name, number] = begin
