@@ -30,7 +30,7 @@ STARTS: dict[Topic[Any], Start] = {
 }
 TRY_AGAIN_S = 1.0
 TOGETHER_S = 0.01  # news that come closer to each other leave in one write
-STOP_WITHIN_S = 5.0
+STOP_WITHIN_S = 2.0  # of the 10 s that a process has
 
 
 class Follower:

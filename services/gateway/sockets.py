@@ -120,6 +120,6 @@ WEBSOCKETS: dict[str, Any] = {
     "ws_ping_interval": PING_EVERY_S,
     "ws_ping_timeout": PONG_WITHIN_S,
     "ws_per_message_deflate": False,  # costs three times the delivery itself
-    "timeout_graceful_shutdown": 5,
+    "timeout_graceful_shutdown": 4,
 }
 """What `uvicorn.Config` is given besides the app and its address."""
