@@ -6,7 +6,7 @@ each with a default: a reader of an older shape ignores what it does not know.
 
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Annotated, Any, NewType
+from typing import Annotated, Any, ClassVar, NewType
 from uuid import UUID, uuid5
 
 import msgspec
@@ -18,12 +18,26 @@ StreamId = NewType("StreamId", str)
 IDS = UUID("5f0f5a52-6a64-5b0c-9d54-9d6c3f2f1c10")  # the namespace of every UUIDv5 of ours
 EPOCH_BEGIN = datetime(1970, 1, 1, tzinfo=UTC)
 
+FIRST_TIME = datetime(1970, 1, 1, tzinfo=UTC)
+LAST_TIME = datetime(2200, 1, 1, tzinfo=UTC)
+
 NonNegative = Annotated[int, Meta(ge=0)]
+Numbered = Annotated[int, Meta(ge=0, le=2**53)]  # fits a JSON reader's double and a bigint
+Time = Annotated[datetime, Meta(tz=True)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 
 
 class Message(Struct, frozen=True, kw_only=True, rename="camel"):
     """What all messages share: their shape rules, no field."""
+
+    times: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a time that no clock of ours or a camera's could mean."""
+        for name in self.times:
+            at = getattr(self, name)
+            if at is not None and not FIRST_TIME <= at < LAST_TIME:
+                raise ValueError(f"{name} is not between 1970 and 2200")
 
 
 class Status(StrEnum):
@@ -76,7 +90,7 @@ class StreamSpec(Message, frozen=True, kw_only=True):
 
     stream_id: str
     slot: NonNegative
-    generation: NonNegative
+    generation: Numbered
     running: bool
     name: str
     url: str  # without userinfo
@@ -106,18 +120,20 @@ class SourceFacts(Message, frozen=True, kw_only=True):
 class StreamStatus(Message, frozen=True, kw_only=True):
     """The observed state of a stream, said by its owner."""
 
+    times: ClassVar[tuple[str, ...]] = ("since", "next_retry_at")
+
     stream_id: str
     status: Status
     reason: Reason | None = None
     message: str | None = None
     hint: str | None = None
-    since: datetime
+    since: Time
     attempt: NonNegative = 0
-    next_retry_at: datetime | None = None
+    next_retry_at: Time | None = None
     owner: str | None = None
     endpoint: str | None = None  # the owner's internal address, http://host:port
-    epoch: NonNegative = 0
-    observed_generation: NonNegative = 0
+    epoch: Numbered = 0
+    observed_generation: Numbered = 0
     source: SourceFacts | None = None
 
 
@@ -159,12 +175,14 @@ class Rates(Message, frozen=True, kw_only=True):
 class Heartbeat(Message, frozen=True, kw_only=True):
     """How a running stream fared in the last window (10 s)."""
 
+    times: ClassVar[tuple[str, ...]] = ("at", "last_frame_at")
+
     stream_id: str
-    epoch: NonNegative
-    at: datetime
+    epoch: Numbered
+    at: Time
     window_s: float
     last_seq: int | None = None
-    last_frame_at: datetime | None = None
+    last_frame_at: Time | None = None
     fps: Rates = Rates()
     ledger: Ledger = Ledger()
     totals: Ledger = Ledger()  # since the epoch began
@@ -186,10 +204,12 @@ class Clock(Message, frozen=True, kw_only=True):
 class Frame(Message, frozen=True, kw_only=True):
     """One JPEG at one instant. On Kafka the value is the JPEG, the facts are headers."""
 
+    times: ClassVar[tuple[str, ...]] = ("captured_at",)
+
     stream_id: str
-    epoch: NonNegative
-    seq: NonNegative  # gapless within the epoch, from 0
-    captured_at: datetime
+    epoch: Numbered
+    seq: Numbered  # gapless within the epoch, from 0
+    captured_at: Time
     width: int
     height: int
     age_ms: NonNegative = 0  # from capture to produce()
@@ -211,9 +231,11 @@ class Frame(Message, frozen=True, kw_only=True):
 class Snapshot(Message, frozen=True, kw_only=True):
     """A frame worth keeping. On Kafka the value is the JPEG, the facts are headers."""
 
+    times: ClassVar[tuple[str, ...]] = ("captured_at",)
+
     stream_id: str
     frame_id: str
-    captured_at: datetime
+    captured_at: Time
     path: str  # the imagePath of the record that names it
     jpeg: bytes = b""
 
@@ -243,13 +265,15 @@ class Detection(Message, frozen=True, kw_only=True):
 class FrameFacts(Message, frozen=True, kw_only=True):
     """What a record repeats of its frame."""
 
+    times: ClassVar[tuple[str, ...]] = ("captured_at", "published_at")
+
     id: str
-    epoch: NonNegative
-    seq: NonNegative
+    epoch: Numbered
+    seq: Numbered
     width: int
     height: int
-    captured_at: datetime
-    published_at: datetime | None = None  # the broker's append time
+    captured_at: Time
+    published_at: Time | None = None  # the broker's append time
     clock: Clock = Clock()
 
 
@@ -272,6 +296,8 @@ class Timing(Message, frozen=True, kw_only=True):
 class DetectionRecord(Message, frozen=True, kw_only=True):
     """All of a frame's detections, and its outcome."""
 
+    times: ClassVar[tuple[str, ...]] = ("detected_at",)
+
     record_id: str
     stream_id: str
     frame: FrameFacts
@@ -280,7 +306,7 @@ class DetectionRecord(Message, frozen=True, kw_only=True):
     model: Model | None = None
     result_set: str | None = None  # the name of a replay or shadow model; null: the live one
     timing: Timing = Timing()
-    detected_at: datetime
+    detected_at: Time
     image_path: str | None = None
     detections: tuple[Detection, ...] = ()
 
@@ -302,14 +328,16 @@ class Best(Message, frozen=True, kw_only=True):
 class Event(Message, frozen=True, kw_only=True):
     """Something about a stream that a person would want to know: new, updates, end."""
 
+    times: ClassVar[tuple[str, ...]] = ("started_at", "ended_at")
+
     event_id: UUID
     revision: NonNegative
     kind: str  # stream.down, later zone.*, line.*, track.*
     phase: Phase
     stream_id: str
     severity: str = "info"
-    started_at: datetime
-    ended_at: datetime | None = None
+    started_at: Time
+    ended_at: Time | None = None
     label: str | None = None
     track_ids: tuple[str, ...] = ()
     zone: str | None = None
@@ -321,14 +349,16 @@ class Event(Message, frozen=True, kw_only=True):
 class Instance(Message, frozen=True, kw_only=True):
     """A service process that is up."""
 
+    times: ClassVar[tuple[str, ...]] = ("started_at", "at")
+
     instance: str
     service: str
     version: str
     endpoint: str | None = None  # its internal address, http://host:port
     capacity: NonNegative | None = None
     load: NonNegative | None = None
-    started_at: datetime
-    at: datetime
+    started_at: Time
+    at: Time
 
 
 class DeadLetter(Message, frozen=True, kw_only=True):
@@ -337,7 +367,7 @@ class DeadLetter(Message, frozen=True, kw_only=True):
     topic: str
     partition: int
     offset: int
-    timestamp: datetime | None = None
+    timestamp: Time | None = None
     key: str | None = None
     reason: str  # a stable code: EMPTY, NOT_JSON, WRONG_SHAPE, MISSING_HEADER, ...
     error: str

@@ -8,12 +8,15 @@ import base64
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime, timedelta
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
 
 from schemas.messages import (
+    EPOCH_BEGIN,
+    FIRST_TIME,
+    LAST_TIME,
     Clock,
     DeadLetter,
     DetectionRecord,
@@ -35,7 +38,10 @@ Header = tuple[str, bytes]
 Headers = Sequence[Header]
 Facts = dict[str, str]
 
-LARGEST_DEAD_PAYLOAD = 64 * 1024  # bytes
+LARGEST_DEAD_PAYLOAD = 64 * 1024  # bytes; a dead letter itself must never be refused
+LARGEST_DEAD_KEY = 1024  # characters
+LARGEST_DEAD_HEADERS = 64 * 1024  # bytes
+LATEST_MS = 10**13  # beyond any time that is one
 LARGEST_MESSAGE = 2_000_000  # bytes, the brokers' message.max.bytes
 
 PRODUCER: dict[str, Any] = {
@@ -362,12 +368,8 @@ def dead_letter(origin: Origin, reason: str, error: str, service: str) -> DeadLe
         topic=origin.topic,
         partition=origin.partition,
         offset=origin.offset,
-        timestamp=(
-            None
-            if origin.timestamp_ms is None
-            else datetime.fromtimestamp(origin.timestamp_ms / 1000, UTC)
-        ),
-        key=None if origin.key is None else origin.key.decode(errors="replace"),
+        timestamp=_time_of(origin.timestamp_ms),
+        key=None if origin.key is None else _cut_key(origin.key),
         reason=reason,
         error=error[:1000],
         sha256=hashlib.sha256(value).hexdigest(),
@@ -377,6 +379,23 @@ def dead_letter(origin: Origin, reason: str, error: str, service: str) -> DeadLe
     )
 
 
+def _time_of(milliseconds: int | None) -> datetime | None:
+    """None where a producer's clock said what is no time."""
+    at = EPOCH_BEGIN + timedelta(milliseconds=min(max(milliseconds or -1, -1), LATEST_MS))
+    return at if FIRST_TIME <= at < LAST_TIME else None
+
+
+def _cut_key(key: bytes) -> str:
+    return key[:LARGEST_DEAD_KEY].decode(errors="replace")
+
+
 def origin_headers(origin: Origin) -> list[Header]:
-    """The original headers, to stand after the dead letter's own."""
-    return [(f"origin_{name}", value or b"") for name, value in origin.headers]
+    """The original headers, to stand after the dead letter's own: as many as there is room for."""
+    kept: list[Header] = []
+    room = LARGEST_DEAD_HEADERS
+    for name, value in origin.headers:
+        room -= len(name.encode()) + len(value or b"")
+        if room < 0:
+            break
+        kept.append((f"origin_{name}", value or b""))
+    return kept

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,14 +9,18 @@ import schemas
 from schemas import messages
 from schemas.messages import Frame, now
 from schemas.topics import (
+    DEAD_LETTERS,
     DETECTIONS,
     FRAMES,
+    HEARTBEATS,
     LARGEST_DEAD_PAYLOAD,
+    STREAM_STATUS,
     TOPICS,
     DecodeError,
     Origin,
     Topic,
     dead_letter,
+    origin_headers,
 )
 
 EXAMPLES = Path(schemas.__file__).parent / "examples"
@@ -85,8 +90,12 @@ def test_bytes_that_are_not_the_message_are_refused(topic: Topic[Any], value: by
         ("ce_time", b"noon"),
         ("minconf", b"nan"),
         ("clock", b"a;b;c"),
+        ("epoch", str(2**53 + 1).encode()),
+        ("ce_time", b"2026-11-22T12:00:00.5"),
+        ("ce_time", b"0001-01-01T00:00:00+14:00"),
+        ("ce_time", b"9999-12-31T23:59:59-14:00"),
     ],
-    ids=lambda header: header[0],
+    ids=str,
 )
 def test_a_frame_with_a_wrong_header_is_refused(header: tuple[str, bytes]) -> None:
     value, headers = examples(FRAMES)[0]
@@ -122,6 +131,35 @@ def test_a_dead_letter_keeps_a_small_payload_and_the_sum_of_a_large_one() -> Non
     assert letter(b"ab").payload == "YWI="
     large = letter(b"x" * LARGEST_DEAD_PAYLOAD)
     assert (large.payload, large.size, len(large.error)) == (None, LARGEST_DEAD_PAYLOAD, 1000)
+
+
+@pytest.mark.parametrize(
+    "time", ["2026-11-22T12:00:00.5", "0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59Z"]
+)
+@pytest.mark.parametrize(
+    ("topic", "field"),
+    [(DETECTIONS, b"capturedAt"), (HEARTBEATS, b"at"), (STREAM_STATUS, b"since")],
+    ids=lambda value: getattr(value, "name", value),
+)
+def test_a_time_without_offset_or_beyond_all_clocks_is_refused(
+    topic: Topic[Any], field: bytes, time: str
+) -> None:
+    value, _ = examples(topic)[0]
+    planted = re.sub(b'"%s":"[^"]*"' % field, b'"%s":"%s"' % (field, time.encode()), value)
+    assert planted != value
+    with pytest.raises(DecodeError, match="WRONG_SHAPE"):
+        topic.decode(planted)
+
+
+def test_a_dead_letter_of_the_largest_message_fits_into_one() -> None:
+    headers = [(f"h{number}", b"\xff" * 10_000) for number in range(100)]
+    key, value = b"\xff" * 1_900_000, b"\x00" * (LARGEST_DEAD_PAYLOAD - 1)
+    origin = Origin("t" * 249, 0, 1, 10**18, key, value, headers)
+    letter = dead_letter(origin, "NOT_JSON", "e" * 10_000, "persister")
+    said = [*DEAD_LETTERS.headers(letter, "x", TRACE), *origin_headers(origin)]
+    size = len(DEAD_LETTERS.encode(letter)) + len(DEAD_LETTERS.key(letter) or b"")
+    assert size + sum(len(name) + len(fact) for name, fact in said) < 256 * 1024
+    assert letter.timestamp is None
 
 
 def test_records_can_be_chosen_by_header_alone() -> None:
