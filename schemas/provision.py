@@ -1,11 +1,13 @@
 """Creates the topics; safe to run by many at once, and again."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewTopic
 
 from schemas.topics import FRAMES, TOPICS, Topic
@@ -19,23 +21,50 @@ class Size:
     slots: int
 
 
+EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # so it is in the library
+LEADERS_WITHIN_S = 30.0
+LEADERLESS = {
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+}
+
 SIZES = {"local": Size(12, 16), "small": Size(24, 64), "large": Size(96, 1024)}
 
 
 def provision(kafka: Mapping[str, Any], prefix: str, size: Size) -> None:
-    """Topics that exist are left as they are.
+    """Topics that exist are left as they are. At the end every partition answers.
 
     Raises KafkaException where the broker can't be reached or refuses.
     """
     admin = AdminClient(dict(kafka))
     replicas = min(3, len(admin.list_topics(timeout=30).brokers))
-    made = admin.create_topics([_new(topic, prefix, size, replicas) for topic in TOPICS])
-    for future in made.values():
+    new = {each.topic: each for each in (_new(t, prefix, size, replicas) for t in TOPICS)}
+    for name, future in admin.create_topics(list(new.values())).items():
         try:
             future.result(timeout=60)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise
+            del new[name]
+    _await_leaders(
+        admin, [TopicPartition(name, n) for name, t in new.items() for n in range(t.num_partitions)]
+    )
+
+
+def _await_leaders(admin: AdminClient, partitions: list[TopicPartition]) -> None:
+    """A topic is there a moment before its partitions have leaders that answer."""
+    deadline = time.monotonic() + LEADERS_WITHIN_S
+    while True:
+        try:
+            answers = admin.list_offsets({partition: EARLIEST for partition in partitions})
+            for answer in answers.values():
+                answer.result(timeout=10)
+            return
+        except KafkaException as error:
+            if error.args[0].code() not in LEADERLESS or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 def _new(topic: Topic[Any], prefix: str, size: Size, replicas: int) -> NewTopic:

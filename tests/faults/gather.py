@@ -44,6 +44,8 @@ from tests.faults.evidence import (
 
 POLL_S = 0.25
 READ_TIMEOUT_S = 120.0
+LEADERLESS_S = 10.0
+LEADERLESS = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
 
 See = Callable[[Place, Message], None]
 
@@ -124,8 +126,17 @@ class Reader:
             raise KafkaException(error)
 
     def _watermarks(self, at: At) -> tuple[int, int]:
-        low, high = self._consumer.get_watermark_offsets(at, timeout=10)
-        return low, high
+        """A partition that is new, or whose leader has just changed, has none to ask at first."""
+        deadline = time.monotonic() + LEADERLESS_S
+        while True:
+            try:
+                low, high = self._consumer.get_watermark_offsets(at, timeout=10)
+            except KafkaException as error:
+                if error.args[0].code() not in LEADERLESS or time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_S)
+            else:
+                return low, high
 
 
 class Gathering:
