@@ -7,7 +7,7 @@ its offset may be committed. Each frame with detect=1 is settled exactly once pe
 import asyncio
 import os
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Set
+from collections.abc import Awaitable, Callable, Mapping, Set
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -51,6 +51,9 @@ ASLEEP = 0.8  # of a session: from then on our partitions may be somebody else's
 FINISH_CALLS_S = 2.0  # at the end, of the 10 s that a process has
 FINISH_RECORDS_S = 1.5
 
+Work = Callable[[], Awaitable[None]]
+"""Not yet begun: a task may be cancelled before it has come to do so."""
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -83,7 +86,7 @@ class Detector:
         self._lanes: dict[int, Lane] = {}
         self._admission: Admission[Job] = Admission(IN_FLIGHT_PER_STREAM, limits.waiting_bytes)
         self._ration = Ration(limits.snapshots_per_minute)
-        self._calls = 0
+        self._calling: set[Job] = set()
         self._leaving: asyncio.Queue[Settled] = asyncio.Queue()  # bounded by unaccounted_frames
         self._moved = asyncio.Event()
         self._fence: asyncio.Future[None] | None = None
@@ -117,7 +120,7 @@ class Detector:
         if not self._chores:
             self._beat = time.monotonic()
             chores = (self._publish, self._commit_regularly, self._beat_regularly)
-            self._chores = [asyncio.create_task(self._guard(chore())) for chore in chores]
+            self._chores = [asyncio.create_task(self._guard(chore)) for chore in chores]
         self._drop(self._lanes.keys())
         self._lanes = {partition: Lane(partition) for partition in partitions}
         self._commit = commit
@@ -138,7 +141,7 @@ class Detector:
         try:
             frame = frame_of(delivery)
         except DecodeError as error:
-            self._start(lane, self._bury(delivery, error, lane, ticket))
+            self._start(lane, partial(self._bury, delivery, error, lane, ticket))
             return
         if frame.detect:
             self._judge(_job(delivery, frame, lane, ticket))
@@ -189,27 +192,37 @@ class Detector:
 
     def _admit(self) -> None:
         """Starts as many calls as may run now, streams in turn."""
-        while self._calls < self._limits.calls and not self._outside.looker.wait_s:
+        while len(self._calling) < self._limits.calls and not self._outside.looker.wait_s:
             job = self._admission.take()
             if job is None:
                 return
             finding = self._too_late(job)
             if finding is None:
-                self._calls += 1
-                self._start(job.lane, self._look_at(job))
+                self._calling.add(job)
+                task = self._start(job.lane, partial(self._look_at, job))
+                task.add_done_callback(partial(self._looked_at, job))
             else:
                 self._admission.leave(job.stream_id)
                 self._settle(job, finding)
 
     async def _look_at(self, job: Job) -> None:
+        finding = await self._looked(job)
+        if finding.detections and self._ration.allows(job.stream_id, time.monotonic()):
+            finding = await self._keep(job, finding)
+        self._settle(job, finding)
+
+    def _looked_at(self, job: Job, _: "asyncio.Task[None]") -> None:
+        """Not at the end of the coroutine: one that is cancelled before its first step has none."""
+        self._calling.discard(job)
+        self._admission.leave(job.stream_id)
+        self._admit_next()
+
+    def _admit_next(self) -> None:
+        """Called by the event loop, which would only log what goes wrong."""
         try:
-            finding = await self._looked(job)
-            if finding.detections and self._ration.allows(job.stream_id, time.monotonic()):
-                finding = await self._keep(job, finding)
-            self._settle(job, finding)
-        finally:
-            self._admission.leave(job.stream_id)
             self._admit()
+        except Exception as error:  # noqa: BLE001 -- see _guard
+            self.fail(error)
 
     async def _looked(self, job: Job) -> Finding:
         job.began = time.monotonic()
@@ -218,10 +231,10 @@ class Detector:
             return await self._outside.looker.look(job.frame, job.traceparent)
         finally:
             job.answered = time.monotonic()
-            self._calls -= 1
+            self._calling.discard(job)
             self._admit()
             if wait_s := self._outside.looker.wait_s:
-                asyncio.get_running_loop().call_later(wait_s + TICK_S, self._admit)
+                asyncio.get_running_loop().call_later(wait_s + TICK_S, self._admit_next)
 
     async def _keep(self, job: Job, finding: Finding) -> Finding:
         """The finding with the path of its snapshot, which is safe on the broker by then."""
@@ -301,16 +314,17 @@ class Detector:
 
     # Beside it
 
-    async def _guard(self, work: Awaitable[None]) -> None:
+    async def _guard(self, work: Work) -> None:
         try:
-            await work
+            await work()
         except Exception as error:  # noqa: BLE001 -- a bug must not leave a frame unaccounted for
             self.fail(error)
 
-    def _start(self, lane: Lane, work: Coroutine[None, None, None]) -> None:
+    def _start(self, lane: Lane, work: Work) -> "asyncio.Task[None]":
         task = asyncio.create_task(self._guard(work))
         lane.tasks.add(task)
         task.add_done_callback(lane.tasks.discard)
+        return task
 
     def _drop(self, partitions: Set[int]) -> None:
         """Forgets all that is under way of these: whoever holds them next is sent it again."""
