@@ -56,6 +56,7 @@ def test_people_are_found_where_they_are(
         assert row["metadata"]["frame"] == {"width": WIDTH, "height": HEIGHT}
         known = [each.corners for each in pictures[path].known]
         good += any(iou(corners(row), truth) >= 0.5 for truth in known)
+    print(f"{good} of {len(detections)} boxes lie on a box of the truth")
     assert good / len(detections) >= 0.8, f"{good} of {len(detections)}"
 
 
