@@ -1,6 +1,8 @@
 """The end of a deleted stream: its row goes when its tombstone is seen and nothing runs it.
 
-Where `purge` was asked for, its detections and pictures go first, a portion at each pass.
+Where `purge` was asked for, its detections and pictures go first, a portion at each pass, and the
+row stays, hidden, for as long as Kafka may hold a message of the stream: it tells the persisters
+to store none of them. What one of them was storing in that moment goes with a later sweep.
 """
 
 from collections.abc import Callable, Collection
@@ -10,7 +12,8 @@ import structlog
 from sqlalchemy import Connection, delete
 
 from schemas.messages import Status, StreamStatus, now
-from schemas.tables import heartbeats, status_history, statuses
+from schemas.tables import heartbeats, outcomes, status_history, statuses
+from schemas.topics import DETECTIONS, HEARTBEATS, SNAPSHOTS
 from services.gateway.detections import remove
 from services.gateway.observed import Observed
 from services.gateway.snapshots import StoreAway
@@ -22,16 +25,29 @@ log = structlog.get_logger()
 ROWS_AT_ONCE = 5000
 PICTURES_AT_ONCE = 1000
 NO_OWNER_AFTER = timedelta(minutes=10)  # an owner that says nothing for so long is gone
+NOT_BEGUN_AFTER = timedelta(seconds=30)  # an owner that saw the last spec has told so by then
+SWEPT_AGAIN_AFTER = timedelta(minutes=1)
+RETENTION = timedelta(
+    milliseconds=max(int(t.config["retention.ms"]) for t in (DETECTIONS, HEARTBEATS, SNAPSHOTS))
+)
+FORGOTTEN_AFTER = RETENTION + timedelta(days=1)  # later Kafka holds nothing of a purged stream
 DELIVERED_WITHIN_S = 1.0
+OF_THE_PURGED = (status_history, outcomes)
 
 
 def is_over(row: StreamRow, seen: StreamStatus | None, said: Collection[str], at: datetime) -> bool:
     """`said`: the streams of which the topic still says something."""
-    if row.id in said:
+    if row.id in said or row.deleted_at is None:
         return False
-    if seen is None or seen.status is Status.STOPPED or seen.owner is None:
-        return True
-    return row.deleted_at is not None and at - row.deleted_at > NO_OWNER_AFTER
+    last_spec = row.generation - 1  # the deletion is a generation that no owner is told
+    deleted_for = at - row.deleted_at
+    if seen is None or (is_at_rest(seen) and seen.observed_generation < last_spec):
+        return deleted_for > NOT_BEGUN_AFTER
+    return is_at_rest(seen) or deleted_for > NO_OWNER_AFTER
+
+
+def is_at_rest(seen: StreamStatus) -> bool:
+    return seen.status is Status.STOPPED or seen.owner is None
 
 
 class Burial:
@@ -39,33 +55,52 @@ class Burial:
         """`remove_pictures(stream_id, at_most)` answers how many it removed."""
         self._observed = observed
         self._remove_pictures = remove_pictures
+        self._sweep_at: dict[str, datetime] = {}  # of purged streams that were swept clean
 
     def bury(self, connection: Connection, specs: Specs, deleted: Collection[StreamRow]) -> bool:
         """Each step may be repeated: who is interrupted begins again at the next pass. True: that
         should be soon, there is more to remove."""
         if not self._observed.ready:
             return False
-        said = {stream_id for _, stream_id in specs.said}
-        over = [row for row in deleted if is_over(row, self._observed.status(row.id), said, now())]
+        kept = {row.id for row in deleted}
+        self._sweep_at = {id: due for id, due in self._sweep_at.items() if id in kept}
+        said, at = {stream_id for _, stream_id in specs.said}, now()
+        over = [row for row in deleted if is_over(row, self._observed.status(row.id), said, at)]
+        due = [row for row in over if not row.purge or self._sweep_at.get(row.id, at) <= at]
         try:
-            unpurged = [row for row in over if row.purge and not self._purged(connection, row.id)]
+            unpurged = [row for row in due if row.purge and not self._purged(connection, row.id)]
         except StoreAway as error:
             log.warning("pictures.unremovable", error=str(error))
             return False
-        for row in over:
+        for row in due:
             if row not in unpurged:
-                self._forget(connection, specs, row)
+                self._forget(connection, specs, row, at)
         return bool(unpurged)
 
-    def _forget(self, connection: Connection, specs: Specs, row: StreamRow) -> None:
+    def _forget(self, connection: Connection, specs: Specs, row: StreamRow, at: datetime) -> None:
         specs.forget_status((row.slot, row.id))
         if not specs.delivered(DELIVERED_WITHIN_S):
             return
-        for table in (statuses, heartbeats, *([status_history] if row.purge else [])):
+        for table in (statuses, heartbeats, *(OF_THE_PURGED if row.purge else ())):
             connection.execute(delete(table).where(table.c.stream_id == row.id))
+        if row.purge and (again := next_sweep(row.deleted_at or at, at)) is not None:
+            self._note_swept(row.id, again)
+            return
         forget(connection, row.id)
         log.info("stream.forgotten", stream=row.id, purged=row.purge)
+
+    def _note_swept(self, stream_id: str, again: datetime) -> None:
+        if stream_id not in self._sweep_at:
+            log.info("stream.purged", stream=stream_id)
+        self._sweep_at[stream_id] = again
 
     def _purged(self, connection: Connection, stream_id: str) -> bool:
         rows = remove(connection, stream_id, ROWS_AT_ONCE)
         return rows + self._remove_pictures(stream_id, PICTURES_AT_ONCE) == 0
+
+
+def next_sweep(deleted_at: datetime, at: datetime) -> datetime | None:
+    """When the deletion is twice as old, and a last time before the row is forgotten; None: that
+    was it."""
+    last = deleted_at + FORGOTTEN_AFTER
+    return None if at >= last else min(last, at + max(SWEPT_AGAIN_AFTER, at - deleted_at))

@@ -98,7 +98,8 @@ def create(connection: Connection, values: Mapping[str, Any], slots: int) -> Str
 
 
 def _least_loaded(connection: Connection, slots: int) -> int:
-    query = select(streams.c.slot, func.count()).group_by(streams.c.slot)
+    alive = streams.c.deleted_at.is_(None)
+    query = select(streams.c.slot, func.count()).where(alive).group_by(streams.c.slot)
     load: dict[int, int] = {slot: count for slot, count in connection.execute(query)}
     return min(range(slots), key=lambda slot: load.get(slot, 0))
 

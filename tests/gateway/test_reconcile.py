@@ -2,17 +2,18 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
 import msgspec
 import pytest
-from sqlalchemy import Engine, func, insert, select, text
+from sqlalchemy import Engine, Table, func, insert, select, text
 
 from schemas.messages import Status, StreamSpec, image_path, now, snapshot_key
-from schemas.tables import detections, heartbeats, statuses, streams
+from schemas.tables import detections, heartbeats, status_history, statuses, streams
 from schemas.topics import STREAMS
-from services.gateway.bury import Burial
+from services.gateway.bury import FORGOTTEN_AFTER, NO_OWNER_AFTER, Burial, is_over, next_sweep
 from services.gateway.observed import Observed
 from services.gateway.reconcile import Reconciler, differences
 from services.gateway.snapshots import Snapshots
@@ -182,12 +183,15 @@ def exists(engine: Engine, id: str) -> bool:
 
 
 def delete(engine: Engine, id: str, **more) -> None:
+    values = {"deleted_at": now(), "running": False, "generation": streams.c.generation + 1} | more
     with engine.begin() as connection:
-        connection.execute(
-            streams.update()
-            .where(streams.c.id == id)
-            .values(deleted_at=now(), running=False, generation=streams.c.generation + 1, **more)
-        )
+        connection.execute(streams.update().where(streams.c.id == id).values(values))
+
+
+def rows_of(engine: Engine, table: Table, id: str) -> int:
+    with engine.connect() as connection:
+        count = select(func.count()).select_from(table).where(table.c.stream_id == id)
+        return connection.execute(count).scalar_one()
 
 
 def test_a_deleted_row_stays_until_its_stream_has_stopped(reconciler, engine, topic, observed):
@@ -204,8 +208,58 @@ def test_a_deleted_row_stays_until_its_stream_has_stopped(reconciler, engine, to
     wait_until(lambda: not exists(engine, A))
 
 
+@pytest.mark.parametrize(
+    ("status", "generation", "young", "after_a_minute"),
+    [
+        (Status.STOPPED, 7, True, True),
+        (Status.STOPPED, 1, False, True),  # its camera may be about to start
+        (Status.RUNNING, 7, False, False),
+        (None, 0, False, True),
+    ],
+)
+def test_a_row_is_over_once_its_last_spec_is_known_to_be_stopped(
+    status, generation, young, after_a_minute
+):
+    deleted_at = now()
+    row = a_row(id=A, generation=8, running=False, deleted_at=deleted_at)
+    seen = None if status is None else said(A, status, generation)
+    ages = [timedelta(seconds=1), timedelta(minutes=1), NO_OWNER_AFTER + timedelta(seconds=1)]
+    ended = [is_over(row, seen, set(), deleted_at + age) for age in ages]
+    assert ended == [young, after_a_minute, True]
+    assert not is_over(row, seen, {A}, deleted_at + ages[-1])
+
+
+def test_a_purged_stream_is_swept_ever_more_rarely_and_forgotten_after_what_kafka_keeps():
+    deleted_at, minute = now(), timedelta(minutes=1)
+    sweeps = [deleted_at]
+    while (again := next_sweep(deleted_at, sweeps[-1])) is not None:
+        sweeps.append(again)
+    assert [at - deleted_at for at in sweeps[1:4]] == [minute, 2 * minute, 4 * minute]
+    assert sweeps[-1] == deleted_at + FORGOTTEN_AFTER
+    assert len(sweeps) < 20
+
+
+@pytest.mark.usefixtures("reconciler")
+def test_what_comes_of_a_purged_stream_later_is_swept_until_it_is_forgotten(
+    engine, topic, monkeypatch
+):
+    monkeypatch.setattr("services.gateway.bury.next_sweep", lambda _, at: at)
+    row = a_row(id=A)
+    store(engine, row)
+    wait_until(lambda: agrees(topic, row))
+    delete(engine, A, purge=True, deleted_at=now() - timedelta(minutes=1))
+    wait_until(lambda: agrees(topic))
+    with engine.begin() as connection:
+        connection.execute(insert(detections), [a_detection(1, stream_id=A)])
+    wait_until(lambda: not rows_of(engine, detections, A))
+    assert exists(engine, A)
+    monkeypatch.undo()
+    delete(engine, A, purge=True, deleted_at=now() - FORGOTTEN_AFTER)
+    wait_until(lambda: not exists(engine, A))
+
+
 def test_a_purge_takes_rows_and_pictures_of_that_stream_only(
-    reconciler, engine, topic, snapshots, monkeypatch
+    reconciler, engine, topic, observed, snapshots, monkeypatch
 ):
     monkeypatch.setattr("services.gateway.bury.ROWS_AT_ONCE", 4)
     rows = [a_row(id=A), a_row(id=B)]
@@ -238,11 +292,10 @@ def test_a_purge_takes_rows_and_pictures_of_that_stream_only(
         place.write_bytes(b"\xff\xd8")
     wait_until(lambda: agrees(topic, *rows))
     delete(engine, A, purge=True)
-    wait_until(lambda: not exists(engine, A))
-    with engine.connect() as connection:
-        count = select(detections.c.stream_id, func.count()).group_by(detections.c.stream_id)
-        assert connection.execute(count).all() == [(B, 10)]
-        assert connection.execute(select(statuses.c.stream_id)).all() == []
-        assert connection.execute(select(heartbeats.c.stream_id)).all() == []
+    observed.note_status(2, said(A, Status.STOPPED, 3))
+    for table in (detections, statuses, heartbeats, status_history):
+        wait_until(partial(lambda table: not rows_of(engine, table, A), table))
+    assert rows_of(engine, detections, B) == 10
+    assert exists(engine, A)  # tells the persisters
     assert not (snapshots._folder / snapshot_key(A, NAME)).exists()
     assert (snapshots._folder / snapshot_key(B, NAME)).exists()
