@@ -30,7 +30,7 @@ from schemas.topics import (
 from services.detector import metrics
 from services.detector.admit import Admission
 from services.detector.consume import Commit, Delivery
-from services.detector.fence import Epochs
+from services.detector.fence import Epochs, is_plausible
 from services.detector.lane import Job, Lane, Settled, unaccounted
 from services.detector.look import Looker, unusable
 from services.detector.prefix import Ticket
@@ -385,6 +385,8 @@ def frame_of(delivery: Delivery) -> Frame:
         raise DecodeError("WRONG_KEY", f"{FRAMES.name}: key and ce_subject differ")
     if not (frame.width > 0 and frame.height > 0):
         raise DecodeError("WRONG_SHAPE", f"{FRAMES.name}: no size")
+    if not is_plausible(frame.epoch):
+        raise DecodeError("EPOCH_IMPLAUSIBLE", f"{FRAMES.name}: epoch {frame.epoch} lies ahead")
     return frame
 
 

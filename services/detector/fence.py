@@ -26,6 +26,13 @@ BROKER_TIMEOUT_S = 3.0  # a process that is to end waits for it
 RETRY_S = 1.0
 LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # so it is in the library
 MOST_STREAMS = 100_000
+MOST_AHEAD_MS = 24 * 3_600_000
+
+
+def is_plausible(epoch: int) -> bool:
+    """Epochs are milliseconds of an owner's clock. One far ahead of ours is forged or a mistake;
+    learned, it would fence every true owner until that time has come."""
+    return epoch <= time.time() * 1000 + MOST_AHEAD_MS
 
 
 class Epochs:
@@ -39,8 +46,9 @@ class Epochs:
         return len(self._highest)
 
     def learn(self, stream_id: str, epoch: int) -> None:
-        """From a status, or from a frame: its owner's status stands before it."""
-        if epoch <= self._highest.get(stream_id, -1):
+        """From a status, or from a frame: its owner's status stands before it. One that is not
+        plausible is not learned."""
+        if epoch <= self._highest.get(stream_id, -1) or not is_plausible(epoch):
             return
         if len(self._highest) >= self._most and stream_id not in self._highest:
             self._highest.pop(next(iter(self._highest)), None)
@@ -155,6 +163,8 @@ class Fence:
         except DecodeError as error:  # the persister makes the dead letter, we only go on
             log.warning("status.skipped", offset=message.offset(), error=str(error)[:200])
             return
+        if not is_plausible(status.epoch):
+            log.warning("status.skipped", offset=message.offset(), error="EPOCH_IMPLAUSIBLE")
         self._epochs.learn(status.stream_id, status.epoch)
 
     def _answer(self) -> None:

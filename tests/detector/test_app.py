@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
-from schemas.messages import DetectionRecord, Frame, Outcome
-from schemas.topics import DETECTIONS, FRAMES
+from schemas.messages import DeadLetter, DetectionRecord, Frame, Outcome
+from schemas.topics import DEAD_LETTERS, DETECTIONS, FRAMES
 from services.detector.app import Detector, Limits, Outside
 from services.detector.consume import Delivery
 from services.detector.fence import Epochs
@@ -61,6 +61,10 @@ class Broker:
     @property
     def records(self) -> list[DetectionRecord]:
         return [DETECTIONS.decode(value) for value, _ in self.of(DETECTIONS)]
+
+    @property
+    def letters(self) -> list[DeadLetter]:
+        return [DEAD_LETTERS.decode(value) for value, _ in self.of(DEAD_LETTERS)]
 
 
 class Bench:
@@ -155,3 +159,18 @@ def test_frames_are_looked_at_after_rebalances_that_came_before_a_call_had_begun
     bench = play(rebalances)
     assert sorted(bench.seer.seen) == sorted(frame.id for frame in after)
     assert {record.outcome for record in bench.broker.records} == {Outcome.OK}
+
+
+def test_a_frame_with_an_epoch_far_ahead_is_poison_and_fences_nobody(play):
+    stream = a_stream()
+
+    async def forged(bench: Bench) -> None:
+        bench.take(a_frame(stream, 0))
+        bench.take(a_frame(stream, 0, epoch=2**53, jpeg=b"junk"))
+        bench.take(a_frame(stream, 1))
+        await bench.settled()
+
+    bench = play(forged)
+    assert [record.outcome for record in bench.broker.records] == [Outcome.OK, Outcome.OK]
+    [letter] = bench.broker.letters
+    assert (letter.reason, letter.offset, letter.service) == ("EPOCH_IMPLAUSIBLE", 1, "detector")

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from schemas.topics import STREAM_STATUS
@@ -14,6 +16,14 @@ def test_a_lower_epoch_is_fenced_and_an_equal_or_unknown_one_is_not():
     assert not epochs.fences("door", 5)
     assert not epochs.fences("door", 6)
     assert not epochs.fences("yard", 0)
+
+
+def test_an_epoch_of_the_day_after_tomorrow_is_not_learned_and_one_of_an_hour_ahead_is():
+    epochs, now_ms, hour_ms = Epochs(), int(time.time() * 1000), 3_600_000
+    epochs.learn("door", now_ms + hour_ms)
+    epochs.learn("door", now_ms + 48 * hour_ms)
+    assert epochs.fences("door", now_ms)
+    assert not epochs.fences("door", now_ms + 2 * hour_ms)
 
 
 def test_no_more_streams_are_kept_than_allowed():
@@ -60,10 +70,12 @@ def test_poison_in_the_topic_is_passed_over_and_a_tombstone_forgets_its_stream(s
     site.claim(stream, 7)
     for junk in (b"", b"{", b'{"streamId": 3}', b"\xff" * 100):
         site.put(STREAM_STATUS, b"junk", junk)
+    site.claim(stream, 2**53)
     after = a_stream()
     site.claim(after, 7)
     fence.catch_up().result(10)
     assert epochs.fences(stream, 6)
+    assert not epochs.fences(stream, 7)
     assert epochs.fences(after, 6)
     site.put(STREAM_STATUS, stream.encode(), None)
     site.flush()
