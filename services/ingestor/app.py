@@ -187,15 +187,15 @@ class Ingestor:
         The answer came during an earlier poll of the group, or at its end: the poll of this step
         has served what was due since, a loss of the partition included.
         """
-        proven = self._membership.take_proof() & self._desires.assigned
+        proof = self._membership.take_proof()
+        proven = proof.partitions & self._desires.assigned if proof else frozenset()
         needing = [(place, stream) for place, stream in self._streams.items() if stream.needs_claim]
         for (partition, stream_id), stream in needing:
-            if partition in proven:
+            if proof is not None and partition in proven:
                 highest = max(stream.epoch, self._statuses.highest_epoch(stream_id))
-                stream.claim(next_epoch(highest, time.time_ns() // 1_000_000))
+                stream.claim(next_epoch(highest, proof.asked_at_ms))
         if self._membership.may_ask() and any(stream.needs_claim for _, stream in needing):
-            self._membership.ask(self._desires.assigned)
-            self._desires.ask_for_proof()
+            self._desires.ask_for_proof(self._membership.ask(self._desires.assigned))
 
     # What is told
 

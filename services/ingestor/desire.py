@@ -6,7 +6,7 @@ beginning.
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,8 +65,9 @@ class Desires:
         prefix: str,
         on_assigned: Callable[[Partitions], None],
         on_released: Release,
-        on_commit: Callable[[bool], None],
+        on_commit: Callable[[int, bool], None],
     ) -> None:
+        """`on_commit` is called from within `poll` too, with a question's number and the answer."""
         self._topic = STREAMS.named(prefix)
         self._on_assigned, self._on_released = on_assigned, on_released
         self._is_joined = False
@@ -77,7 +78,7 @@ class Desires:
             | {
                 "group.id": f"{prefix}ingestor",
                 "group.protocol": "consumer",
-                "on_commit": lambda error, _: on_commit(error is None),
+                "on_commit": lambda error, offsets: on_commit(*_answer(error, offsets)),
             }
         )
 
@@ -98,10 +99,13 @@ class Desires:
     def assigned(self) -> Partitions:
         return self._assigned
 
-    def ask_for_proof(self) -> None:
+    def ask_for_proof(self, question: int) -> None:
         """Commit: whether the coordinator accepts it comes to `on_commit`. Raises nothing for a
         broker that is away: then no answer comes."""
-        offsets = [TopicPartition(self._topic, number, 0) for number in self._assigned]
+        offsets = [
+            TopicPartition(self._topic, number, 0, metadata=str(question))
+            for number in self._assigned
+        ]
         try:
             self._consumer.commit(offsets=offsets, asynchronous=True)
         except KafkaException:
@@ -169,6 +173,12 @@ class Desires:
         assigned, self._assigned = self._assigned, frozenset()
         self._on_released(assigned, False)
         self._consumer.close()
+
+
+def _answer(error: KafkaError | None, offsets: Sequence[TopicPartition]) -> tuple[int, bool]:
+    """A commit hands back what it was called with: the question's number is in the metadata."""
+    number = next((int(each.metadata) for each in offsets if each.metadata), 0)
+    return number, error is None and all(each.error is None for each in offsets)
 
 
 def _origin(message: Message) -> Origin:
