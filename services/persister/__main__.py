@@ -39,7 +39,7 @@ def main() -> None:
     instance = f"persister-{socket.gethostname()}-{os.getpid()}"
     engine = open_engine(settings.database_url.get_secret_value())
     stage_on_connect(engine)
-    pictures = Pictures(lambda: open_folder(settings.frame_storage_path))
+    pictures = Pictures(lambda: open_folder(settings.frame_storage_path), engine)
     lanes = [
         open_lane(settings, instance, "detections", ANSWERS, Rows(engine).store),
         open_lane(settings, instance, "observations", OBSERVATIONS, Rows(engine).store),

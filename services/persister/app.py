@@ -9,7 +9,7 @@ persisters (the group's assignor spreads a member's whole subscription, whicheve
 import random
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any, TypeVar
@@ -24,11 +24,18 @@ from services.persister import metrics
 from services.persister.arrival import Arrival, Refusal
 from services.persister.bury import Graveyard, LettersAway
 from services.persister.consume import Subscription
-from services.persister.database import DatabaseAway, RowRefused, answers, lock, transaction
+from services.persister.database import (
+    DatabaseAway,
+    RowRefused,
+    answers,
+    lock,
+    purged,
+    transaction,
+)
 from services.persister.decode import decode
 from services.persister.judge import Judgement, block_of, judge
-from services.persister.keep import StoreAway, keep
-from services.persister.observe import store_heartbeats, store_statuses
+from services.persister.keep import StoreAway, keep, key_of
+from services.persister.observe import store_heartbeats, store_statuses, stream_of
 from services.persister.partition import make_days
 from services.persister.sink import read_blocks, write_blocks, write_rows
 from services.process.crash import crash_point
@@ -194,17 +201,19 @@ class Rows:
         return []
 
     def _store_together(self, arrivals: Sequence[Arrival]) -> None:
-        records = live_records(arrivals)
         with transaction(self._engine) as connection:
             lock(connection, {(one.origin.topic, one.origin.partition) for one in arrivals})
+            kept = without(arrivals, purged(connection, map(stream_of, arrivals)))
+            records = live_records(kept)
             judgement, rows = _store_records(connection, records)
-            store_statuses(connection, [one for one in arrivals if is_status(one)])
+            store_statuses(connection, [one for one in kept if is_status(one)])
             store_heartbeats(
-                connection, [one for one in arrivals if isinstance(one.message, Heartbeat)]
+                connection, [one for one in kept if isinstance(one.message, Heartbeat)]
             )
             if records:
                 crash_point("sink.before_rows_commit")
         _count(judgement, rows)
+        metrics.skipped.labels("purged").inc(len(arrivals) - len(kept))
 
     def _make_days(self) -> None:
         """Without them rows go to the default partition, so that a failure can wait."""
@@ -241,6 +250,11 @@ def live_records(arrivals: Sequence[Arrival]) -> list[DetectionRecord]:
     return live
 
 
+def without(arrivals: Iterable[Arrival], gone: Collection[str]) -> list[Arrival]:
+    """A tombstone of a stream that is gone stays: it takes away."""
+    return [one for one in arrivals if one.message is None or stream_of(one) not in gone]
+
+
 def is_status(arrival: Arrival) -> bool:
     return arrival.message is None or isinstance(arrival.message, StreamStatus)
 
@@ -255,13 +269,24 @@ def _count(judgement: Judgement, rows: int) -> None:
 class Pictures:
     """The store of the lane that writes to the object store, opened when first needed."""
 
-    def __init__(self, open_store: Callable[[], ObjectStore]) -> None:
+    def __init__(self, open_store: Callable[[], ObjectStore], engine: Engine) -> None:
         self._open_store = open_store
+        self._engine = engine
         self._opened: ObjectStore | None = None
 
     def store(self, arrivals: Sequence[Arrival]) -> list[Refusal]:
         if self._opened is None:
             self._opened = self._open_store()
-        new, refusals = keep(self._opened, arrivals)
+        kept = without(arrivals, self._purged(arrivals))
+        new, refusals = keep(self._opened, kept)
         metrics.snapshots.inc(new)
+        metrics.skipped.labels("purged").inc(len(arrivals) - len(kept))
         return refusals
+
+    def _purged(self, arrivals: Sequence[Arrival]) -> set[str]:
+        """Asks only for names that can be one."""
+        named = {one.message.stream_id for one in arrivals if key_of(one.message) is not None}
+        if not named:
+            return set()
+        with transaction(self._engine) as connection:
+            return purged(connection, named)

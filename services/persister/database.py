@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from sqlalchemy import BigInteger, Connection, Engine, bindparam, create_engine, text
+from sqlalchemy import BigInteger, Connection, Engine, bindparam, create_engine, select, text
 from sqlalchemy import exc as sqlalchemy
 from sqlalchemy.dialects.postgresql import ARRAY
 
-from schemas.tables import engine_url
+from schemas.tables import engine_url, streams
 
 # A batch takes tenths of a second. Whatever hangs must fail well within the ten seconds that a
 # SIGTERM leaves; a silent network is noticed by the kernel.
@@ -58,10 +58,10 @@ _REFUSED = (
 
 
 def open_engine(database_url: str) -> Engine:
-    """One connection for each lane that writes rows, one for health."""
+    """One connection for each lane, one for health."""
     return create_engine(
         engine_url(database_url),
-        pool_size=3,
+        pool_size=4,
         max_overflow=0,
         pool_timeout=3,
         pool_pre_ping=True,
@@ -92,6 +92,14 @@ def lock(connection: Connection, partitions: Iterable[tuple[str, int]]) -> None:
         for topic, partition in partitions
     )
     connection.execute(_LOCK, {"keys": keys})
+
+
+def purged(connection: Connection, stream_ids: Iterable[str]) -> set[str]:
+    """Those of them whose data is to be gone for good. Who stores something of one that is purged
+    just then is swept up after by the gateway."""
+    some = streams.c.id.in_(set(stream_ids))
+    query = select(streams.c.id).where(some, streams.c.purge, streams.c.deleted_at.is_not(None))
+    return set(connection.scalars(query))
 
 
 def answers(engine: Engine) -> bool:

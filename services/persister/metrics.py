@@ -12,7 +12,9 @@ batch_seconds = Histogram(
 rows = Counter("sightlog_persister_rows", "Detection rows written")
 outcomes = Counter("sightlog_persister_outcomes", "Outcomes written", ["outcome"])
 repeats = Counter("sightlog_persister_repeats", "Records that did not count: a repeat of a frame's")
-skipped = Counter("sightlog_persister_skipped_records", "Records not stored on purpose", ["reason"])
+skipped = Counter(
+    "sightlog_persister_skipped_records", "Messages not stored on purpose", ["reason"]
+)
 snapshots = Counter("sightlog_persister_snapshots", "Snapshots written to the object store")
 dead_letters = Counter("sightlog_persister_dead_letters", "Messages set aside", ["reason"])
 paused = Gauge("sightlog_persister_paused", "1 while a lane waits for what it stores to", ["lane"])
