@@ -3,14 +3,15 @@
 With keys, a request says who it is by `Authorization: Bearer KEY`. Without (`GATEWAY_AUTH=off`, on
 a loopback address only) everybody on this machine is an admin; so that no web page a person opens
 can speak for them, the request must then be addressed to this machine (or GATEWAY_ALLOWED_HOSTS),
-and an `Origin`, if there is one, must be the same host.
+and an `Origin`, if there is one, must be ours: scheme, host and port. A page of another port is
+another's page. GATEWAY_ALLOWED_HOSTS may also name origins of further pages (`https://cam.home`).
 """
 
 import hmac
 from collections.abc import Collection, Mapping
 from enum import IntEnum
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from fastapi.routing import iter_route_contexts
@@ -57,6 +58,9 @@ ROUTES: dict[tuple[str, str], Role] = {
 """Who may use a route at least; a route that is not here can't be added to the app."""
 
 
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
 class UnlistedRoute(Exception):
     """A route without an entry in ROUTES: nobody decided who may use it."""
 
@@ -67,6 +71,7 @@ class Access:
     def __init__(self, keys: Mapping[str, Role] | None, allowed_hosts: Collection[str]) -> None:
         self._roles = None if keys is None else {_hash(key): role for key, role in keys.items()}
         self._hosts = {"localhost", "127.0.0.1", "::1", *(host.lower() for host in allowed_hosts)}
+        self._origins = {place for entry in allowed_hosts if (place := _place(entry))}
 
     async def __call__(self, connection: HTTPConnection) -> None:
         method = str(connection.scope.get("method", "WEBSOCKET"))
@@ -104,12 +109,13 @@ class Access:
         return found
 
     def _refuse_foreign(self, connection: HTTPConnection) -> None:
-        host = _hostname(f"//{connection.headers.get('host', '')}")
-        if host not in self._hosts:
+        scheme = connection.scope["scheme"].replace("ws", "http")
+        asked = _place(f"{scheme}://{connection.headers.get('host', '')}")
+        if asked is None or asked.host not in self._hosts:
             raise Problem(FOREIGN_HOST, "the Host of the request is not in GATEWAY_ALLOWED_HOSTS")
         origin = connection.headers.get("origin")
-        if origin is not None and _hostname(origin) != host:
-            raise Problem(FOREIGN_HOST, "the Origin of the request is another host")
+        if origin is not None and _place(origin) not in {asked, *self._origins}:
+            raise Problem(FOREIGN_HOST, "the Origin of the request is not this gateway")
 
 
 def refuse_unlisted(routes: Collection[BaseRoute], table: Mapping[tuple[str, str], Any]) -> None:
@@ -132,8 +138,18 @@ def _hash(key: str) -> bytes:
     return sha256(key.encode(errors="surrogatepass")).digest()
 
 
-def _hostname(url: str) -> str | None:
+class _Place(NamedTuple):
+    """An origin, with its port also where the scheme's own is meant."""
+
+    scheme: str
+    host: str
+    port: int | None
+
+
+def _place(url: str) -> _Place | None:
     try:
-        return urlsplit(url).hostname
+        parts = urlsplit(url)
+        port = parts.port or DEFAULT_PORTS.get(parts.scheme)
     except ValueError:
         return None
+    return _Place(parts.scheme, parts.hostname, port) if parts.hostname else None

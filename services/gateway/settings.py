@@ -50,7 +50,8 @@ class Settings(KafkaSettings):
     allowed_hosts: str = Field(
         "",
         validation_alias="GATEWAY_ALLOWED_HOSTS",
-        description="names this gateway is asked by, comma separated",
+        description="names this gateway is asked by, and origins (https://cam.home) of other "
+        "pages that may use it, comma separated",
     )
     auth: Literal["on", "off"] = Field(
         "on",

@@ -86,13 +86,22 @@ async def test_without_keys_a_key_that_is_sent_is_not_looked_at(client):
         ("cam.home", "http://cam.home", 200),
         ("evil.example", None, 403),
         ("localhost:4000", "http://evil.example", 403),
+        ("localhost:4000", "http://localhost:3000", 403),
+        ("localhost:4000", "http://localhost", 403),
+        ("localhost:4000", "https://localhost:4000", 403),
+        ("localhost:4000", "http://127.0.0.1:4000", 403),
+        ("localhost", "http://localhost:80", 200),
+        ("localhost:4000", "http://wall.home:8080", 200),
+        ("localhost:4000", "http://wall.home", 403),
+        ("wall.home:8080", None, 403),
+        ("localhost:x", None, 403),
         ("localhost:4000", "null", 403),
         ("", None, 403),
         ("[", None, 403),
     ],
 )
 async def test_without_keys_no_web_page_can_speak_for_a_person(parts: Parts, host, origin, status):
-    app = create_app(parts, Access(None, ["cam.home"]))
+    app = create_app(parts, Access(None, ["cam.home", "http://wall.home:8080"]))
     headers = {"Host": host} | ({"Origin": origin} if origin else {})
     async with a_client(app) as client:
         answer = await client.get("/streams", headers=headers)
