@@ -83,7 +83,8 @@ class Fence:
             }
         )
         self._next: dict[int, int] = {}  # by partition, the offset to be read next
-        self._new: list[Future[None]] = []
+        self._lock = threading.Lock()
+        self._new: list[Future[None]] = []  # under the lock: who asked since ends were last asked
         self._asked: list[_Asked] = []
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="fence", daemon=True)
@@ -94,7 +95,8 @@ class Fence:
     def catch_up(self) -> "Future[None]":
         """Done once all that is in the topic now has been read; not while the broker is away."""
         answer: Future[None] = Future()
-        self._new.append(answer)
+        with self._lock:
+            self._new.append(answer)
         return answer
 
     def close(self) -> None:
@@ -113,14 +115,19 @@ class Fence:
             self._consumer.close()
 
     def _note_ends(self) -> None:
-        """Also assigns partitions that were not there before."""
-        if not self._new:
+        """For those who asked before the ends were asked: for one who comes meanwhile, they are
+        too old. Also assigns partitions that were not there before."""
+        with self._lock:
+            new, self._new = self._new, []
+        if not new:
             return
         try:
             ends = self._ends()
         except KafkaException as error:
+            with self._lock:
+                self._new = new + self._new
             log.warning("fence.waiting", error=str(error))
-            time.sleep(RETRY_S)
+            self._ended.wait(RETRY_S)
             return
         added = sorted(ends.keys() - self._next.keys())
         if added:
@@ -128,7 +135,6 @@ class Fence:
             self._consumer.incremental_assign(
                 [At(self._topic, partition, OFFSET_BEGINNING) for partition in added]
             )
-        new, self._new = self._new, []
         self._asked += [_Asked(ends, answer) for answer in new]
 
     def _ends(self) -> dict[int, int]:

@@ -1,6 +1,9 @@
+import threading
 import time
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
+from typing_extensions import override
 
 from schemas.topics import STREAM_STATUS
 from services.detector.fence import Epochs, Fence
@@ -80,3 +83,34 @@ def test_poison_in_the_topic_is_passed_over_and_a_tombstone_forgets_its_stream(s
     site.put(STREAM_STATUS, stream.encode(), None)
     site.flush()
     eventually(lambda: not epochs.fences(stream, 6))
+
+
+class Slow(Fence):
+    """Finds no broker at first; then is told the ends of the topic, but not before it is let."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__({"bootstrap.servers": site.kafka}, site.prefix, Epochs())
+        self.let_go = threading.Event()
+        self.times_asked = 0
+
+    @override
+    def _ends(self) -> dict[int, int]:
+        self.times_asked += 1
+        if self.times_asked == 1:
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+        ends = super()._ends()
+        assert self.let_go.wait(10)
+        return ends
+
+
+def test_who_asks_while_the_ends_are_being_asked_is_not_answered_with_those(site):
+    fence = Slow(site)
+    fence.start()
+    first = fence.catch_up()
+    eventually(lambda: fence.times_asked == 2)  # the broker was away once
+    second = fence.catch_up()
+    fence.let_go.set()
+    first.result(10)
+    second.result(10)
+    assert fence.times_asked == 3
+    fence.close()
