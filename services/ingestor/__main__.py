@@ -30,7 +30,7 @@ from services.ingestor.unseal import Credentials, SealBroken, new_key_pair, priv
 from services.process.kafka import client_config
 from services.process.logging import configure_logging
 from services.process.settings import load
-from services.process.stop import stop_on_signal
+from services.process.stop import exit_when_a_thread_dies, stop_on_signal
 
 PRELOAD = ("av", "numpy", "simplejpeg", "services.ingestor.camera")
 MEMBER: dict[str, Any] = {
@@ -58,6 +58,7 @@ def print_keys() -> None:
 
 def ingest(settings: Settings) -> None:
     configure_logging("ingestor", settings.log_level)
+    exit_when_a_thread_dies()
     forget_secrets()  # before the fork server starts, which keeps the environment as it is then
     stop = stop_on_signal()
     instance = f"ingestor-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"

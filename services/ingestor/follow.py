@@ -1,5 +1,6 @@
 """The status topic, followed where we own its partitions: who else speaks for our streams."""
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
@@ -13,6 +14,7 @@ from confluent_kafka import (
     Message,
     TopicPartition,
 )
+from msgspec.structs import replace
 
 from schemas.messages import StreamStatus
 from schemas.topics import STREAM_STATUS, DecodeError
@@ -20,6 +22,16 @@ from schemas.topics import STREAM_STATUS, DecodeError
 log = structlog.get_logger()
 
 MOST_AT_ONCE = 500
+DAY_MS = 86_400_000
+
+
+def believed(status: StreamStatus, now_ms: int) -> StreamStatus:
+    """The same status; in epoch 0 where it claims one that nobody can have minted yet.
+
+    Epochs are Unix milliseconds: one far ahead of every clock is forged, and going above it would
+    leave less room each time.
+    """
+    return replace(status, epoch=0) if status.epoch > now_ms + DAY_MS else status
 
 
 class Statuses:
@@ -31,6 +43,7 @@ class Statuses:
         self._ended: set[int] = set()
         self._last: dict[int, dict[str, StreamStatus]] = {}
         self._highest: dict[str, int] = {}
+        self._has_disbelieved = False
 
     def follow(self, partitions: Iterable[int]) -> None:
         """From the beginning of each."""
@@ -90,13 +103,21 @@ class Statuses:
             self._highest.pop(key, None)
             return None
         try:
-            status = STREAM_STATUS.decode(message.value())
+            status = self._believed(STREAM_STATUS.decode(message.value()))
         except DecodeError as error:
             log.warning("status.unreadable", offset=message.offset(), reason=error.reason)
             return None
         self._last[partition][status.stream_id] = status
         known = self._highest.get(status.stream_id, 0)
         self._highest[status.stream_id] = max(known, status.epoch)
+        return status
+
+    def _believed(self, said: StreamStatus) -> StreamStatus:
+        """What is forged can come in any number: the log hears of the first."""
+        status = believed(said, time.time_ns() // 1_000_000)
+        if status is not said and not self._has_disbelieved:
+            self._has_disbelieved = True
+            log.warning("epoch.disbelieved", stream=said.stream_id, epoch=said.epoch)
         return status
 
     def close(self) -> None:

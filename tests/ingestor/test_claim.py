@@ -29,6 +29,7 @@ def test_an_accepted_commit_proves_the_partitions_it_was_asked_for_once():
     assert membership.take_proof() is None
     membership.answer(number, True)
     proof = membership.take_proof()
+    assert proof is not None
     assert proof.partitions == {1, 2}
     assert proof.asked_at_ms >= before_ms
     assert membership.take_proof() is None
@@ -79,4 +80,6 @@ def test_a_late_answer_to_an_older_question_is_none_to_the_newest():
     membership.answer(older, True)
     assert membership.take_proof() is None
     membership.answer(newer, True)
-    assert membership.take_proof().partitions == {2}
+    proof = membership.take_proof()
+    assert proof is not None
+    assert proof.partitions == {2}

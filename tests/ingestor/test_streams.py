@@ -249,6 +249,25 @@ def test_a_foreign_epoch_is_answered_by_a_higher_one(ingestor, topics):
     topics.delete(clip)
 
 
+def test_a_forged_epoch_far_ahead_is_answered_and_moves_nobody(ingestor, topics):
+    clip = topics.want(spec("file:bikes.mp4?loop=1", fps=5))
+    topics.wait_frames(clip.stream_id, 2)
+    said = topics.wait_status(clip.stream_id, "RUNNING")
+    forged = msgspec.structs.replace(said, owner="another", epoch=2**53)
+    topics.say_status(forged, clip.slot)
+
+    def answered():
+        heard = topics.statuses(clip.stream_id)
+        return forged in heard and heard[-1] == said
+
+    eventually(answered)
+    seen = len(topics.frames(clip.stream_id))
+    frames = topics.wait_frames(clip.stream_id, seen + 3)
+    assert {frame.epoch for frame in frames} == {said.epoch}
+    assert_whole(frames)
+    topics.delete(clip)
+
+
 def test_the_instance_and_its_metrics_are_there(ingestor, topics):
     instance = eventually(topics.instances)[-1]
     assert (instance.service, instance.endpoint) == (
