@@ -1,8 +1,10 @@
 """What the ingestor is told from outside."""
 
 import os
+import re
 from base64 import b64decode
 from binascii import Error as NotBase64
+from collections.abc import MutableMapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +14,10 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from services.process.settings import KafkaSettings
 
-SECRETS = ("SIGHTLOG_SEAL_PRIVATE_KEYS", "SIGHTLOG_INTERNAL_KEY", "KAFKA_SASL_PASSWORD")
+A_CHILD_NEEDS = re.compile(
+    r"PATH|HOME|TZ|TMPDIR|VIRTUAL_ENV|LANG|LC_\w+|LD_LIBRARY_PATH|PYTHON\w*|SSL_CERT_\w+"
+    r"|OPENBLAS\w*|OMP_\w+|SIGHTLOG_CRASH_AT"
+)
 KEY_BYTES = 32  # X25519
 
 
@@ -78,7 +83,13 @@ class Settings(KafkaSettings):
     )
 
 
-def forget_secrets() -> None:
-    """Take them out of the environment, so that no child process inherits one."""
-    for name in SECRETS:
-        os.environ.pop(name, None)  # noqa: TID251 -- the door, closed behind us
+def forget_secrets(
+    environment: MutableMapping[str, str] = os.environ,  # noqa: TID251 -- the door, closed behind us
+) -> None:
+    """Leave in the environment only what a camera's process needs.
+
+    Services may share one file of settings: secrets of others, by names unknown here, are in our
+    environment too, and every child process inherits what is in it.
+    """
+    for name in [name for name in environment if not A_CHILD_NEEDS.fullmatch(name)]:
+        del environment[name]

@@ -61,7 +61,8 @@ def silent(topics, cameras):
 
 @pytest.fixture(scope="module")
 def ingestor(start_ingestor, clip, silent):
-    return start_ingestor().wait_ready()
+    others = {"DATABASE_URL": "postgresql://u:secret@h/d"}  # of a file that services share
+    return start_ingestor(**others).wait_ready()
 
 
 def assert_whole(frames):
@@ -199,7 +200,8 @@ def test_sealed_credentials_open_a_camera_and_show_nowhere(ingestor, topics, cam
     process = psutil.Process(eventually(lambda: ingestor.camera(camera.stream_id)))
     shown = json.dumps([process.cmdline(), process.environ()])
     assert "viewer" not in shown
-    assert "SEAL" not in shown
+    assert "PATH" in process.environ()
+    assert not {"DATABASE_URL", "SIGHTLOG_SEAL_PRIVATE_KEYS"} & set(process.environ())
     wrong = sealed(camera.stream_id, camera.url, "not " + PASSWORD)
     topics.want(later(camera, sealed_credentials=wrong))
     status = topics.wait_status(camera.stream_id, "ERROR", Reason.AUTH_FAILED)
