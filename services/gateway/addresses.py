@@ -1,7 +1,8 @@
 """Where a camera is: what a person typed -> an address without the password in it.
 
-Accepted: `rtsp://`, `rtsps://` and `file:NAME[?loop=1]`, a file of the media folder. Nothing else
-opens: not a path, not FFmpeg's `concat:`, `pipe:`, `subfile:` and their like.
+Accepted: `rtsp://` and `file:NAME[?loop=1]`, a file of the media folder. Nothing else opens: not
+`rtsps://`, of which no ingestor checks the certificate yet, not a path, not FFmpeg's `concat:`,
+`pipe:`, `subfile:` and their like.
 """
 
 import re
@@ -11,8 +12,9 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from urllib.parse import quote, unquote
 
 LONGEST = 2048
-DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322}
-EXPECTED = "expected rtsp://host/path, rtsps://host/path or file:NAME"
+DEFAULT_PORTS = {"rtsp": 554}
+EXPECTED = "expected rtsp://host/path or file:NAME"
+NO_TLS_YET = "rtsps:// can't be opened yet: expected rtsp://host/path or file:NAME"
 
 _NAME = re.compile(r"(?:(?!-)[A-Za-z0-9_-]{1,63}(?<!-)\.)*(?!-)[A-Za-z0-9_-]{1,63}(?<!-)\.?")
 _LOOKS_LIKE_A_NUMBER = re.compile(r"(?:.*\.)?(?:0[xX][0-9a-fA-F]*|[0-9]+)\.?")
@@ -20,6 +22,8 @@ _FILE = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_. +-]{0,199})(\?loop=[01])?")
 _UNCLEAR = re.compile(r"[\s\x00-\x20\x7f\ud800-\udfff]")
 
 Network = IPv4Network | IPv6Network
+
+_NAT64 = IPv6Network("64:ff9b::/96")
 
 # Not a camera, whoever asks: loopback, link-local, the metadata services of clouds, and what is no
 # single machine's address. The ingestors refuse them too, once a name is looked up.
@@ -74,6 +78,8 @@ def address(text: str) -> Address:
     scheme = scheme.lower()
     if colon and scheme == "file":
         return _file(rest)
+    if scheme == "rtsps":
+        raise ValueError(NO_TLS_YET)
     if scheme not in DEFAULT_PORTS or not rest.startswith("//"):
         raise ValueError(EXPECTED)
     return _camera(scheme, rest[2:])
@@ -169,11 +175,19 @@ class Networks:
             at = ip_address(host.strip("[]"))
         except ValueError:
             return True
-        at = getattr(at, "ipv4_mapped", None) or at
-        if _is_in(at, self._denied):
+        places = [at, *_within(at)]
+        if _any_is_in(places, self._denied):
             return False
-        return _is_in(at, self._allowed) or not _is_in(at, _DENIED_UNLESS_ALLOWED)
+        return _any_is_in(places, self._allowed) or not _any_is_in(places, _DENIED_UNLESS_ALLOWED)
 
 
-def _is_in(at: IPv4Address | IPv6Address, networks: Sequence[Network]) -> bool:
-    return any(at in network for network in networks)
+def _any_is_in(places: Sequence[IPv4Address | IPv6Address], networks: Sequence[Network]) -> bool:
+    return any(at in network for at in places for network in networks)
+
+
+def _within(at: IPv4Address | IPv6Address) -> list[IPv4Address]:
+    """The IPv4 address that an IPv6 one leads to: mapped, by 6to4 or by NAT64 (RFC 6052)."""
+    if isinstance(at, IPv4Address):
+        return []
+    by_nat64 = IPv4Address(int(at) & 0xFFFFFFFF) if at in _NAT64 else None
+    return [found for found in (at.ipv4_mapped, at.sixtofour, by_nat64) if found is not None]

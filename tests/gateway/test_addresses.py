@@ -15,7 +15,6 @@ from services.gateway.addresses import Credentials, Networks, address
         ("rtsp://10.0.0.9?channel=1&subtype=0", "rtsp://10.0.0.9?channel=1&subtype=0"),
         ("rtsp://[FE80::0:1]:8554/x", "rtsp://[fe80::1]:8554/x"),
         ("rtsp://cam_1/ü/%20", "rtsp://cam_1/%C3%BC/%20"),
-        ("rtsps://cam/x", "rtsps://cam/x"),
         ("file:walk 1.mp4?loop=1", "file:walk 1.mp4?loop=1"),
         ("file:walk.mp4", "file:walk.mp4"),
     ],
@@ -44,7 +43,12 @@ def test_user_and_password_are_taken_out_of_the_url(userinfo, credentials):
 
 def test_the_usual_port_is_the_same_place_as_none():
     assert address("rtsp://cam/a").place == address("rtsp://CAM:554/b").place
-    assert address("rtsp://cam/a").place != address("rtsps://cam:554/a").place
+    assert address("rtsp://cam/a").place != address("rtsp://cam:8554/a").place
+
+
+def test_what_no_ingestor_can_open_yet_is_refused_by_name():
+    with pytest.raises(ValueError, match="rtsps:// can't be opened yet: expected rtsp://"):
+        address("RTSPS://user:secret@cam/x")
 
 
 def test_what_was_refused_is_not_repeated():
@@ -67,6 +71,12 @@ def test_what_was_refused_is_not_repeated():
         ("[::ffff:169.254.169.254]", False),
         ("[fd00:ec2::254]", False),
         ("[2001:db8::1]", True),
+        ("[64:ff9b::169.254.169.254]", False),
+        ("[64:ff9b::7f00:1]", False),
+        ("[64:ff9b::10.0.0.9]", True),
+        ("[2002:7f00:1::1]", False),
+        ("[2002:a9fe:a9fe::]", False),
+        ("[2002:a00:9::1]", True),
     ],
 )
 def test_where_cameras_may_not_be_unless_told(host, allowed):
@@ -75,5 +85,5 @@ def test_where_cameras_may_not_be_unless_told(host, allowed):
 
 def test_denied_beats_allowed_beats_what_is_refused_by_default():
     networks = Networks(allowed=["127.0.0.0/8"], denied=["127.0.0.2/32", "10.0.0.0/8"])
-    hosts = ("127.0.0.1", "127.0.0.2", "10.0.0.9", "192.168.0.9", "[::1]")
-    assert [networks.allow(host) for host in hosts] == [True, False, False, True, False]
+    hosts = ("127.0.0.1", "127.0.0.2", "10.0.0.9", "192.168.0.9", "[::1]", "[::ffff:10.0.0.9]")
+    assert [networks.allow(host) for host in hosts] == [True, False, False, True, False, False]
