@@ -30,7 +30,7 @@ from services.process.health import serving_health
 from services.process.kafka import client_config, ssl_context
 from services.process.logging import configure_logging
 from services.process.settings import load
-from services.process.stop import stop_on_signal
+from services.process.stop import exit_when_a_thread_dies, stop_on_signal
 
 log = structlog.get_logger()
 
@@ -43,6 +43,7 @@ TAKEN_OVER_S = 1.0
 def main() -> None:
     settings = load(Settings)
     configure_logging("detector", settings.log_level)
+    exit_when_a_thread_dies()
     stop = stop_on_signal()  # until the worker takes the signals over
     epochs = Epochs()
     with ExitStack() as opened:

@@ -1,9 +1,6 @@
 """python -m services.gateway"""
 
-import logging
-import os
 import socket
-import threading
 from uuid import uuid4
 
 import structlog
@@ -35,7 +32,7 @@ from services.gateway.specs import Specs
 from services.process.kafka import client_config
 from services.process.logging import configure_logging
 from services.process.settings import load
-from services.process.stop import stop_on_signal
+from services.process.stop import exit_when_a_thread_dies, stop_on_signal
 
 log = structlog.get_logger()
 
@@ -54,18 +51,10 @@ class Server(uvicorn.Server):
         await self._owners.close()
 
 
-def end_with_thread(died: threading.ExceptHookArgs) -> None:
-    """A gateway that lost one of its threads does half its work, silently: better none."""
-    name = died.thread.name if died.thread else ""
-    log.critical("thread.died", thread=name, exc_info=died.exc_value)
-    logging.shutdown()
-    os._exit(1)
-
-
 def main() -> None:
     settings = load(Settings)
     configure_logging("gateway", settings.log_level)
-    threading.excepthook = end_with_thread
+    exit_when_a_thread_dies()
     stop_on_signal()  # uvicorn ends by the signal itself, once it is done: this makes it status 0
     instance = f"{socket.gethostname()}-{uuid4().hex[:8]}"
     kafka = client_config(settings, f"gateway-{instance}")

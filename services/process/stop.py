@@ -1,8 +1,14 @@
-"""How a process is asked to end."""
+"""How a process is asked to end, and when it ends itself."""
 
 import _thread
+import logging
+import os
 import signal
 import threading
+
+import structlog
+
+log = structlog.get_logger()
 
 
 def stop_on_signal() -> threading.Event:
@@ -15,3 +21,16 @@ def stop_on_signal() -> threading.Event:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: _thread.start_new_thread(stop.set, ()))
     return stop
+
+
+def exit_when_a_thread_dies() -> None:
+    """Of an exception that nothing caught. Whoever lost a thread does half its work, silently;
+    a process that has ended is noticed, and started again."""
+    threading.excepthook = _end_with_thread
+
+
+def _end_with_thread(died: threading.ExceptHookArgs) -> None:
+    name = died.thread.name if died.thread else ""
+    log.critical("thread.died", thread=name, exc_info=died.exc_value)
+    logging.shutdown()
+    os._exit(1)
