@@ -45,7 +45,8 @@ class Subscription:
         self._bounds = bounds
         self._held: set[Partition] = set()
         self._stored: dict[Partition, int] = {}  # next offsets that are not committed yet
-        self._early: list[Origin] = []  # arrived while paused
+        self._taken: list[Origin] = []  # of the next batch
+        self._given_up: set[Partition] = set()  # since the last batch; perhaps held again
         self._paused = False
         self._joined = threading.Event()
         consumer.subscribe(
@@ -59,22 +60,24 @@ class Subscription:
     def batch(self) -> list[Origin]:
         """What arrives within the bounds, in order per partition; perhaps nothing."""
         self._commit()
-        taken, self._early = self._early, []
         size = 0
         deadline = time.monotonic() + self._bounds.seconds
-        while len(taken) < self._bounds.messages and size < self._bounds.bytes:
+        while len(self._taken) < self._bounds.messages and size < self._bounds.bytes:
             message = self._consumer.poll(max(0.0, deadline - time.monotonic()))
             if message is None:
                 break
-            origin = origin_of(message)
-            if origin is not None:
-                taken.append(origin)
-                size += len(origin.value or b"")
-        return self.still_held(taken)
+            size += self._take(message)
+        self._given_up.clear()
+        taken, self._taken = self._taken, []
+        return taken
 
-    def still_held(self, origins: Iterable[Origin]) -> list[Origin]:
-        """Those whose partition has not gone to another member meanwhile."""
-        return [origin for origin in origins if (origin.topic, origin.partition) in self._held]
+    def _take(self, message: Message) -> int:
+        """Returns its size."""
+        origin = origin_of(message)
+        if origin is None:
+            return 0
+        self._taken.append(origin)
+        return len(origin.value or b"")
 
     def pause(self) -> None:
         """Fetch no more; the partitions are kept as long as `wait` is called."""
@@ -90,14 +93,18 @@ class Subscription:
         deadline = time.monotonic() + seconds
         while not stop.is_set() and (left := deadline - time.monotonic()) > 0:
             message = self._consumer.poll(min(left, 0.1))
-            origin = None if message is None else origin_of(message)
-            if origin is not None:
-                self._early.append(origin)
+            if message is not None:
+                self._take(message)
 
     def commit(self, batch: Iterable[Origin]) -> None:
-        """Everything up to these was stored. If the broker is away it is said again later."""
+        """Everything up to these was stored. If the broker is away it is said again later.
+
+        Not of a partition that was given up meanwhile: another member may have come further.
+        """
         for origin in batch:
-            self._stored[origin.topic, origin.partition] = origin.offset + 1
+            partition = origin.topic, origin.partition
+            if partition not in self._given_up:
+                self._stored[partition] = origin.offset + 1
         self._commit()
 
     def close(self) -> None:
@@ -107,7 +114,6 @@ class Subscription:
         offsets = [
             TopicPartition(topic, partition, offset)
             for (topic, partition), offset in self._stored.items()
-            if (topic, partition) in self._held
         ]
         if not offsets:
             return
@@ -146,9 +152,11 @@ class Subscription:
         self._forget(partitions)
 
     def _forget(self, partitions: list[TopicPartition]) -> None:
-        for lost in partitions:
-            self._held.discard((lost.topic, lost.partition))
-            self._stored.pop((lost.topic, lost.partition), None)
+        gone = {(lost.topic, lost.partition) for lost in partitions}
+        self._held -= gone
+        self._given_up |= gone
+        self._stored = {at: offset for at, offset in self._stored.items() if at not in gone}
+        self._taken = [one for one in self._taken if (one.topic, one.partition) not in gone]
         log.info("partitions.given_up", count=len(partitions), held=len(self._held))
 
 
