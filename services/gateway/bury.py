@@ -78,7 +78,8 @@ class Burial:
         return bool(unpurged)
 
     def _forget(self, connection: Connection, specs: Specs, row: StreamRow, at: datetime) -> None:
-        specs.forget_status((row.slot, row.id))
+        if row.slot < specs.slots:
+            specs.forget_status((row.slot, row.id))
         if not specs.delivered(DELIVERED_WITHIN_S):
             return
         for table in (statuses, heartbeats, *(OF_THE_PURGED if row.purge else ())):

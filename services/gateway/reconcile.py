@@ -9,7 +9,7 @@ The topic is read first and the rows after it: an entry whose row is not there r
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from contextlib import closing, contextmanager
 
 import structlog
@@ -76,6 +76,7 @@ class Reconciler:
         )
         self._specs = specs
         self._burial = burial
+        self._astray: Set[str] = frozenset()
         self._stop = threading.Event()
         self._nudged = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconcile", daemon=True)
@@ -131,7 +132,7 @@ class Reconciler:
     def _agree(self, connection: Connection, specs: Specs) -> bool:
         """True: there is more to do at once."""
         rows = everything(connection)
-        found = list(differences(rows, specs.said))
+        found = list(differences(self._placed(rows, specs.slots), specs.said))
         for place, spec in found:
             crash_point("reconciler.before_publish")
             specs.say(place, spec)
@@ -142,6 +143,15 @@ class Reconciler:
             log.info("specs.published", specs=len(found))
         deleted = [row for row in rows if row.deleted_at is not None]
         return self._burial.bury(connection, specs, deleted)
+
+    def _placed(self, rows: Collection[StreamRow], slots: int) -> list[StreamRow]:
+        """Those whose slot there is: a topic that was rebuilt smaller has no room for the others,
+        and they keep nobody else waiting."""
+        astray = {row.id: row.slot for row in rows if row.slot >= slots}
+        for stream_id in astray.keys() - self._astray:
+            log.error("stream.astray", stream=stream_id, slot=astray[stream_id], slots=slots)
+        self._astray = astray.keys()
+        return [row for row in rows if row.id not in astray]
 
     def _await_delivery(self, specs: Specs) -> None:
         while not specs.delivered(DELIVERED_WITHIN_S) and not self._stop.is_set():

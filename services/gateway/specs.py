@@ -46,6 +46,10 @@ class Specs:
         """Whether all is read that was there at first, and all that we said since."""
         return self._tail.complete and not self._unread
 
+    @property
+    def slots(self) -> int:
+        return self._tail.partitions_of(self._topic)
+
     def read(self) -> None:
         """Waits 0.2 s at most. Raises TopicRebuilt, KafkaException."""
         for found in self._tail.read():

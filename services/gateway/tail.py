@@ -104,6 +104,10 @@ class Tail:
     def close(self) -> None:
         self._consumer.close()
 
+    def partitions_of(self, topic: str) -> int:
+        """How many are known."""
+        return sum(name == topic for name, _ in self._positions)
+
     def read(self) -> list[Message | Hole]:
         """What came, waiting 0.2 s at most; what the last call returned counts as read.
 

@@ -9,6 +9,7 @@ from uuid import UUID
 import msgspec
 import pytest
 from sqlalchemy import Engine, Table, func, insert, select, text
+from structlog.testing import capture_logs
 
 from schemas.messages import Status, StreamSpec, image_path, now, snapshot_key
 from schemas.tables import detections, heartbeats, status_history, statuses, streams
@@ -143,6 +144,24 @@ def test_what_agrees_is_not_said_again(reconciler, engine, topic, kafka, topic_p
     store(engine, last)
     wait_until(lambda: agrees(topic, row, last))
     assert len(messages(kafka, topic_prefix)) == count + 1
+
+
+def test_a_row_in_a_slot_that_is_not_there_keeps_no_other_waiting(
+    reconciler, engine, topic, observed
+):
+    with capture_logs() as logs:
+        store(engine, a_row(id=A, slot=4711))
+        row = a_row(id=B, slot=2)
+        store(engine, row)
+        wait_until(lambda: agrees(topic, row))
+        later = a_row(id=C, slot=1)
+        store(engine, later)
+        wait_until(lambda: agrees(topic, row, later))
+    astray = [entry for entry in logs if entry["event"] == "stream.astray"]
+    assert [(entry["stream"], entry["slot"]) for entry in astray] == [(A, 4711)]
+    observed.note_status(2, said(A, Status.STOPPED, 3))
+    delete(engine, A)
+    wait_until(lambda: not exists(engine, A))
 
 
 def test_only_one_reconciles_and_another_takes_over(make_reconciler, engine, topic):
