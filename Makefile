@@ -3,6 +3,7 @@ PYTHON ?= python3
 UV_VERSION := 0.9.30
 BIN := .venv/bin
 DATA ?= .sightlog
+PORTS ?= default
 export UV_PYTHON_DOWNLOADS := never
 
 .PHONY: setup demo stop check format test soak browser
@@ -18,8 +19,11 @@ setup: .venv/ready
 	@touch $@
 
 demo: setup
-	$(BIN)/python -m deploy.local up --data $(DATA) --ports default --cameras 2 --auto-create \
+	$(BIN)/python -m deploy.local up --data $(DATA) --ports $(PORTS) --cameras 2 --auto-create \
 		--env GATEWAY_AUTH=off
+
+stop:
+	$(BIN)/python -m deploy.local stop --data $(DATA)
 
 check: setup
 	$(BIN)/ruff format --check .

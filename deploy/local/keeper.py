@@ -105,9 +105,9 @@ class Keeper:
             time.sleep(POLL_S)
         if child.poll() is None:
             self._become("ready")
-        self.last_status = child.wait()
-        if not self._stopping.is_set():
-            self._fail(f"exit status {self.last_status}\n{child.last_words()}")
+        self.last_status = status = child.wait()
+        if status is not None and not self._stopping.is_set():
+            self._fail(f"{ended(status)}\n{child.last_words(5)}")
 
     def _fail(self, problem: str) -> None:
         self.problem = problem
@@ -116,3 +116,8 @@ class Keeper:
     def _become(self, state: State) -> None:
         self.state = state
         self._changed(self)
+
+
+def ended(status: int) -> str:
+    """As `subprocess` numbers it: below zero is a signal."""
+    return f"killed by signal {-status}" if status < 0 else f"exit status {status}"

@@ -13,7 +13,7 @@ from deploy.local.place import Place
 from deploy.local.ports import Ports
 from deploy.local.postgres import Server
 from deploy.local.secret import Secrets
-from deploy.local.service import Service
+from deploy.local.service import SERVICES, Service
 
 DATABASE = "sightlog"
 
@@ -58,6 +58,12 @@ class Plan:
     def cameras(self) -> CameraProcess:
         port = self.ports.port("cameras")
         return CameraProcess(self.place.cameras_file, port, self.place.log("cameras"))
+
+    def claim_ports(self) -> None:
+        """So that one that is taken is told before anything starts. Raises PortTaken."""
+        services = [f"{kind}.1" for kind in SERVICES] if self.with_services else []
+        for name in ("kafka", "kafka-controller", "postgres", "cameras", *services):
+            self.ports.port(name)
 
     def service(self, kind: str, replica: int) -> Service:
         name = f"{kind}.{replica}"

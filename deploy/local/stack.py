@@ -61,6 +61,7 @@ class Stack:
         PortTaken, NoPostgres."""
         deadline = time.monotonic() + self._wish.timeout_s
         self._place.stack_file.unlink(missing_ok=True)
+        self.plan.claim_ports()
         for clip in BUNDLED.glob("*.mp4"):
             shutil.copyfile(clip, self._place.media / clip.name)
         for part in (self.plan.broker(jars), self.plan.server(), self.plan.cameras()):

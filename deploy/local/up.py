@@ -70,7 +70,7 @@ def up(start: Start) -> Exit:
         with start.place.owned() as lock, Warden(keep_open=lock) as warden:
             return run(start, warden)
     except tuple(MEANING) as error:
-        report("stop", state="failed")
+        report("stop", state="interrupted" if isinstance(error, Interrupted) else "failed")
         explain(str(error))
         return MEANING[type(error)]
 
@@ -90,7 +90,7 @@ def run(start: Start, warden: Warden) -> Exit:
         described = stack.open()
         if start.auto_create:
             create(described, start.fps)
-        announce(described)
+        announce(described, start.place)
         stack.tend()
     finally:
         stack.stop()
@@ -108,8 +108,9 @@ def create(described: Described, fps: float | None) -> None:
         report("start", "streams", state="created", name=repr(name))
 
 
-def announce(described: Described) -> None:
-    """The last line on stdout until the end."""
+def announce(described: Described, place: Place) -> None:
+    """The last line on stdout until the end; before it, what a person wants to know."""
+    explain(f"Open the address below. Logs: {place.logs}. Ctrl-C ends all of it.")
     report("ready", state="done")
     kafka = f"kafka://{described['kafkaBootstrapServers']}"
     print(READY + (described["gatewayUrl"] or kafka), flush=True)

@@ -87,7 +87,7 @@ class Site:
         return router
 
     def _frame(self, id: str) -> Response:
-        status = self.streams[id]["status"]
+        status = self.streams[id]["status"] if id in self.streams else "DELETED"
         if status != "RUNNING":
             raise Problem(NO_PICTURE, f"the stream is {status}")
         self.asked[id] += 1
