@@ -2,7 +2,9 @@
 streams.
 
 Offsets are committed as proof of membership only: an assigned partition is always read from its
-beginning.
+beginning. A message in it that is no spec is told of once by each process, though read again at
+every assignment. So one ingestor after another buries it until compaction takes it away, which
+takes a newer message of its key: the dead letters' ids (topic, partition, offset) are the same.
 """
 
 import time
@@ -73,6 +75,7 @@ class Desires:
         self._is_joined = False
         self._complaint: int | None = None
         self._assigned: Partitions = frozenset()
+        self._unreadable_to: dict[int, int] = {}  # by partition, the last offset told of
         self._consumer = Consumer(
             dict(config)
             | {
@@ -138,9 +141,14 @@ class Desires:
         try:
             spec = STREAMS.decode(message.value())
         except DecodeError as problem:
-            yield Unreadable(_origin(message), problem)
+            yield from self._unreadable(_origin(message), problem)
             return
         yield Desired(partition, spec.stream_id, spec)
+
+    def _unreadable(self, origin: Origin, problem: DecodeError) -> Iterator[Unreadable]:
+        if origin.offset > self._unreadable_to.get(origin.partition, -1):
+            self._unreadable_to[origin.partition] = origin.offset
+            yield Unreadable(origin, problem)
 
     def _complain(self, error: KafkaError) -> None:
         """Raises KafkaException for what librdkafka can't recover from; the rest is news once."""
