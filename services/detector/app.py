@@ -12,15 +12,25 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 
+import msgspec
 import structlog
 
-from schemas.messages import Frame, Outcome, Snapshot, image_path, snapshot_filename
+from schemas.messages import (
+    LAST_TIME,
+    DeadLetter,
+    Frame,
+    Outcome,
+    Snapshot,
+    image_path,
+    snapshot_filename,
+)
 from schemas.topics import (
     DEAD_LETTERS,
     DETECTIONS,
     FRAMES,
     SNAPSHOTS,
     DecodeError,
+    Header,
     Headers,
     Origin,
     dead_letter,
@@ -50,6 +60,9 @@ TICK_S = 0.002  # timers may come up to a millisecond early
 ASLEEP = 0.8  # of a session: from then on our partitions may be somebody else's
 FINISH_CALLS_S = 2.0  # at the end, of the 10 s that a process has
 FINISH_RECORDS_S = 1.5
+LARGEST_SIDE = 65_535  # JPEG has two bytes for it
+LONGEST_AGE_MS = 10 * 365 * 24 * 3_600_000
+LONGEST_NAME = 200  # characters
 
 Work = Callable[[], Awaitable[None]]
 """Not yet begun: a task may be cancelled before it has come to do so."""
@@ -246,9 +259,9 @@ class Detector:
                 SNAPSHOTS.encode(snapshot),
                 SNAPSHOTS.headers(snapshot, self._outside.source, job.traceparent),
             )
+            await safe
         except TooLarge:
             return finding
-        await safe
         metrics.SNAPSHOTS.inc()
         return finding.with_image(snapshot.path)
 
@@ -265,14 +278,20 @@ class Detector:
                 self._leaving.task_done()
                 continue
             crash_point("detector.before_record")
-            record = settled.record
-            safe = await self._outside.records.send(
-                DETECTIONS.named(self._outside.prefix),
-                DETECTIONS.key(record),
-                DETECTIONS.encode(record),
-                DETECTIONS.headers(record, self._outside.source, settled.job.traceparent),
-            )
+            try:
+                safe = await self._send(settled)
+            except TooLarge:
+                settled = settled.job.settled_as(Finding(Outcome.FAILED, "RECORD_TOO_LARGE"))
+                safe = await self._send(settled)
             safe.add_done_callback(partial(self._published, settled))
+
+    async def _send(self, settled: Settled) -> "asyncio.Future[None]":
+        return await self._outside.records.send(
+            DETECTIONS.named(self._outside.prefix),
+            DETECTIONS.key(settled.record),
+            DETECTIONS.encode(settled.record),
+            DETECTIONS.headers(settled.record, self._outside.source, settled.job.traceparent),
+        )
 
     def _published(self, settled: Settled, safe: "asyncio.Future[None]") -> None:
         error = safe.exception()
@@ -289,23 +308,34 @@ class Detector:
     async def _bury(
         self, delivery: Delivery, error: DecodeError, lane: Lane, ticket: Ticket
     ) -> None:
-        """One dead letter for a message that no frame can be made of."""
+        """A message that no frame can be made of may cost us its letter, never the process: it
+        would come again, to the next one too."""
+        try:
+            await self._write_letter(delivery, error)
+        except Exception:  # whatever it is, see above
+            at = {"partition": delivery.partition, "offset": delivery.offset}
+            log.exception("dead_letter.lost", reason=error.reason, **at)
+        self._buried += 1
+        self._account(lane, ticket, "poison")
+
+    async def _write_letter(self, delivery: Delivery, error: DecodeError) -> None:
         origin = _origin(delivery, FRAMES.named(self._outside.prefix))
         letter = dead_letter(origin, error.reason, str(error), "detector")
+        try:
+            await self._post(letter, delivery, origin_headers(origin))
+        except TooLarge:
+            bare = msgspec.structs.replace(letter, key=None, payload=None)
+            await self._post(bare, delivery, [])
+
+    async def _post(self, letter: DeadLetter, delivery: Delivery, more: list[Header]) -> None:
         headers = DEAD_LETTERS.headers(letter, self._outside.source, _child(delivery.headers))
-        send = partial(
-            self._outside.records.send,
+        safe = await self._outside.records.send(
             DEAD_LETTERS.named(self._outside.prefix),
             DEAD_LETTERS.key(letter),
             DEAD_LETTERS.encode(letter),
+            [*headers, *more],
         )
-        try:
-            safe = await send([*headers, *origin_headers(origin)])
-        except TooLarge:  # the original headers alone may fill a message
-            safe = await send(headers)
         await safe
-        self._buried += 1
-        self._account(lane, ticket, "poison")
 
     def _account(self, lane: Lane, ticket: Ticket, outcome: str) -> None:
         lane.prefix.account(ticket)
@@ -383,11 +413,23 @@ def frame_of(delivery: Delivery) -> Frame:
     frame = FRAMES.decode(delivery.value, delivery.headers)
     if delivery.key != FRAMES.key(frame):
         raise DecodeError("WRONG_KEY", f"{FRAMES.name}: key and ce_subject differ")
-    if not (frame.width > 0 and frame.height > 0):
-        raise DecodeError("WRONG_SHAPE", f"{FRAMES.name}: no size")
+    if why := _out_of_bounds(frame, delivery.timestamp_ms):
+        raise DecodeError("WRONG_SHAPE", f"{FRAMES.name}: {why}")
     if not is_plausible(frame.epoch):
         raise DecodeError("EPOCH_IMPLAUSIBLE", f"{FRAMES.name}: epoch {frame.epoch} lies ahead")
     return frame
+
+
+def _out_of_bounds(frame: Frame, appended_ms: int) -> str | None:
+    """What would fit neither arithmetic, nor a URL, nor a record."""
+    if not 0 <= appended_ms < LAST_TIME.timestamp() * 1000:
+        return "no time of its append"
+    if not (0 < frame.width <= LARGEST_SIDE and 0 < frame.height <= LARGEST_SIDE):
+        return "no size that a JPEG has"
+    if max(frame.age_ms, frame.max_age_ms) > LONGEST_AGE_MS:
+        return "an age of years"
+    texts = (frame.stream_id, frame.model or "", frame.clock.source)
+    return "a name too long" if max(map(len, texts)) > LONGEST_NAME else None
 
 
 def _job(delivery: Delivery, frame: Frame, lane: Lane, ticket: Ticket) -> Job:

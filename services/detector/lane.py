@@ -60,10 +60,13 @@ class Job:
 
     def settle(self, finding: Finding) -> "list[Settled]":
         """The frame has its outcome; returns the records that may leave now, in seq order."""
-        facts = frame_facts(self.frame, from_unix_us(self.published_ms * 1000))
-        record = record_of(facts, self.stream_id, finding, self._timing())
+        settled = self.settled_as(finding)
         self.frame = msgspec.structs.replace(self.frame, jpeg=b"")
-        return self.lane.order.finish(self.place, Settled(self, record))
+        return self.lane.order.finish(self.place, settled)
+
+    def settled_as(self, finding: Finding) -> "Settled":
+        facts = frame_facts(self.frame, from_unix_us(self.published_ms * 1000))
+        return Settled(self, record_of(facts, self.stream_id, finding, self._timing()))
 
     def _timing(self) -> Timing:
         return Timing(

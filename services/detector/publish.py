@@ -40,7 +40,8 @@ class Publisher:
     ) -> asyncio.Future[None]:
         """Returns once the message has its place in the order; the future is its acknowledgement.
 
-        Raises TooLarge at once; the future raises Undeliverable. Waits while the queue is full.
+        Raises TooLarge at once, or the future does; the future raises Undeliverable. Waits while
+        the queue is full.
         """
         loop = asyncio.get_running_loop()
         safe: asyncio.Future[None] = loop.create_future()
@@ -60,9 +61,7 @@ class Publisher:
             except BufferError:
                 await asyncio.sleep(QUEUE_FULL_WAIT_S)
             except KafkaException as error:
-                if error.args[0].code() == KafkaError.MSG_SIZE_TOO_LARGE:
-                    raise TooLarge(topic) from error
-                raise Undeliverable(str(error)) from error
+                raise _refusal(error.args[0]) from error
             else:
                 return safe
 
@@ -85,4 +84,9 @@ class Publisher:
             if error is None:
                 safe.set_result(None)
             else:
-                safe.set_exception(Undeliverable(str(error)))
+                safe.set_exception(_refusal(error))
+
+
+def _refusal(error: KafkaError) -> TooLarge | Undeliverable:
+    is_too_large = error.code() == KafkaError.MSG_SIZE_TOO_LARGE
+    return TooLarge(str(error)) if is_too_large else Undeliverable(str(error))

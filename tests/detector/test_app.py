@@ -10,11 +10,20 @@ from typing import Any
 import pytest
 from typing_extensions import override
 
-from schemas.messages import DeadLetter, DetectionRecord, Frame, Outcome
-from schemas.topics import DEAD_LETTERS, DETECTIONS, FRAMES
+from schemas.messages import (
+    Box,
+    DeadLetter,
+    Detection,
+    DetectionRecord,
+    Frame,
+    Outcome,
+    detection_id,
+)
+from schemas.topics import DEAD_LETTERS, DETECTIONS, FRAMES, LARGEST_MESSAGE, facts_of
 from services.detector.app import Detector, Limits, Outside
 from services.detector.consume import Delivery
 from services.detector.fence import Epochs
+from services.detector.publish import TooLarge, Undeliverable
 from services.detector.record import Finding
 from tests.detector.site import a_frame, a_stream, headers_of
 
@@ -34,25 +43,37 @@ class Seer:
 
     def __init__(self) -> None:
         self.seen: list[str] = []
+        self.answer = Finding(Outcome.OK)
 
     async def look(self, frame: Frame, traceparent: str) -> Finding:
         self.seen.append(frame.id)
         await asyncio.sleep(0)
-        return Finding(Outcome.OK)
+        return self.answer
 
     async def close(self) -> None: ...
 
 
 class Broker:
-    """In place of a producer: keeps all that it is sent, and has acknowledged it at once."""
+    """In place of a producer: keeps all that it is sent, and has acknowledged it at once. Refuses
+    what is too large, and dead letters with the errors that are given: at once or, those in a
+    list, when asked for the acknowledgement."""
 
     def __init__(self) -> None:
         self.kept: list[tuple[str, bytes | None, bytes, list[tuple[str, bytes]]]] = []
+        self.refusals: list[Exception | list[Exception]] = []
 
     async def send(self, topic, key, value, headers) -> "asyncio.Future[None]":
-        self.kept.append((topic, key, value, list(headers)))
         safe: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        safe.set_result(None)
+        refusal = self.refusals.pop(0) if self.refusals and topic == DEAD_LETTERS.name else None
+        if isinstance(refusal, Exception):
+            raise refusal
+        if len(value) + sum(len(text) for _, text in headers) > LARGEST_MESSAGE:
+            raise TooLarge(topic)
+        if refusal is not None:
+            safe.set_exception(refusal[0])
+        else:
+            self.kept.append((topic, key, value, list(headers)))
+            safe.set_result(None)
         return safe
 
     def of(self, topic) -> list[tuple[bytes, list[tuple[str, bytes]]]]:
@@ -174,3 +195,84 @@ def test_a_frame_with_an_epoch_far_ahead_is_poison_and_fences_nobody(play):
     assert [record.outcome for record in bench.broker.records] == [Outcome.OK, Outcome.OK]
     [letter] = bench.broker.letters
     assert (letter.reason, letter.offset, letter.service) == ("EPOCH_IMPLAUSIBLE", 1, "detector")
+
+
+@pytest.mark.parametrize("refusal", [TooLarge("x"), [TooLarge("x")]], ids=["at once", "later"])
+def test_a_dead_letter_that_is_too_large_is_written_without_what_the_message_brought(play, refusal):
+    async def poison(bench: Bench) -> None:
+        bench.broker.refusals = [refusal]
+        bench.take(a_frame(a_stream(), 0), value=None)
+        await bench.settled()
+
+    bench = play(poison)
+    [letter] = bench.broker.letters
+    assert (letter.reason, letter.offset, letter.key) == ("EMPTY", 0, None)
+    [(_, headers)] = bench.broker.of(DEAD_LETTERS)
+    assert not [name for name in facts_of(headers) if name.startswith("origin_")]
+
+
+@pytest.mark.parametrize(
+    "refusals",
+    [[TooLarge("x"), TooLarge("x")], [[Undeliverable("no such topic")]], [RuntimeError("a bug")]],
+    ids=["too large", "refused", "a bug"],
+)
+def test_a_poison_that_no_dead_letter_can_be_written_for_is_passed_over(play, refusals):
+    stream = a_stream()
+
+    async def poison(bench: Bench) -> None:
+        bench.broker.refusals = refusals
+        bench.take(a_frame(stream, 0), value=None)
+        bench.take(a_frame(stream, 1))
+        await bench.settled()
+
+    bench = play(poison)
+    assert bench.broker.letters == []
+    assert [record.frame.seq for record in bench.broker.records] == [1]
+
+
+LONG = b"x" * 100_000
+FORGED = {
+    "an age beyond arithmetic": ("agems", b"9" * 400),
+    "an age of centuries": ("maxagems", b"9" * 15),
+    "a model longer than a URL": ("model", LONG),
+    "a clock longer than a record": ("clock", LONG),
+    "a picture wider than a JPEG": ("width", b"65536"),
+}
+
+
+@pytest.mark.parametrize("forged", FORGED)
+def test_what_no_owner_says_of_a_frame_makes_it_poison(play, forged):
+    frame = a_frame(a_stream(), 0)
+
+    async def poison(bench: Bench) -> None:
+        bench.take(frame, headers=[*headers_of(frame), FORGED[forged]])
+        bench.take(a_frame(a_stream(), 0), timestamp_ms=8 * 10**12)
+        bench.take(a_frame("S" * 1_000, 0))
+        await bench.settled()
+
+    bench = play(poison)
+    assert [letter.reason for letter in bench.broker.letters] == ["WRONG_SHAPE"] * 3
+    assert bench.seer.seen == []
+
+
+def test_a_record_that_no_broker_would_take_says_only_that_it_failed(play):
+    stream = a_stream()
+    box = Box(x=0, y=0, width=1, height=1)
+    seen = Detection(
+        id=detection_id("frame", 0),
+        label="person",
+        confidence=0.5,
+        bounding_box=box,
+        normalized_box=box,
+        attributes={"text": "x" * LARGEST_MESSAGE},
+    )
+
+    async def talkative(bench: Bench) -> None:
+        bench.seer.answer = Finding(Outcome.OK, detections=(seen,))
+        bench.take(a_frame(stream, 0))
+        await bench.settled()
+
+    bench = play(talkative)
+    [record] = bench.broker.records
+    assert (record.outcome, record.reason) == (Outcome.FAILED, "RECORD_TOO_LARGE")
+    assert (record.record_id, record.detections) == (f"{stream}/1000/0", ())
