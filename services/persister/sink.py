@@ -18,6 +18,7 @@ Rows are exactly right whatever dies, and whenever:
 `ON CONFLICT DO NOTHING` is not what makes this true; it guards against two rows of one id only.
 """
 
+import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, cast
 
@@ -92,9 +93,18 @@ def write_rows(connection: Connection, records: Iterable[DetectionRecord]) -> in
     with psycopg_connection.cursor() as cursor, cursor.copy(_COPY) as copy:
         copy.set_types(_TYPES)
         for row in rows:
-            copy.write_row(row)
+            _write(copy, row)
     connection.execute(_KEEP)
     return len(rows)
+
+
+def _write(copy: psycopg.Copy, row: tuple[Any, ...]) -> None:
+    """Raises psycopg.DataError, also where psycopg itself has no form for a value: it says so with
+    Python's own exceptions."""
+    try:
+        copy.write_row(row)
+    except (TypeError, ValueError, OverflowError, struct.error) as error:
+        raise psycopg.DataError(f"{type(error).__name__}: {error}") from error
 
 
 def rows_of(record: DetectionRecord) -> Iterator[tuple[Any, ...]]:

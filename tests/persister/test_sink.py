@@ -9,11 +9,13 @@ from sqlalchemy import func, select, text
 
 from schemas.messages import Clock, Outcome
 from schemas.tables import OUTCOME_CODES, detections, outcomes
+from schemas.topics import DETECTIONS, Origin
 from services.persister.app import Rows
+from services.persister.arrival import Arrival
 from services.persister.database import DatabaseAway, lock, transaction
 from services.persister.judge import judge
 from services.persister.sink import read_blocks, write_blocks
-from tests.persister.making import DOOR, EPOCH, MODEL, NOON, YARD, arrivals, record
+from tests.persister.making import DOOR, EPOCH, MODEL, NOON, PREFIX, YARD, arrivals, record
 from tests.persister.persister_process import eventually
 
 
@@ -126,6 +128,30 @@ def test_rows_that_postgres_refuses_are_found_and_the_others_stored(engine, rows
     assert {refusal.reason for refusal in refusals} == {"ROW_REFUSED"}
     assert [label for _, label in stored(engine)] == ["dog"] * 4 + ["cat"]
     assert code(engine, 3) == 0
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"class_id": "seven"},
+        {"label": "half a \ud83d"},
+        {"confidence": None},
+        {"track_id": object()},
+        {"attributes": {"a": object()}},
+    ],
+    ids=str,
+)
+def test_a_value_that_has_no_form_in_postgres_refuses_its_record_only(engine, rows, more):
+    poison = record(1, "dog")
+    (seen,) = poison.detections
+    poison = msgspec.structs.replace(poison, detections=(msgspec.structs.replace(seen, **more),))
+    refusals = rows.store([*arrivals(record(0, "dog"), record(2, "cat")), Arrival(at(5), poison)])
+    assert [(refusal.origin.offset, refusal.reason) for refusal in refusals] == [(5, "ROW_REFUSED")]
+    assert stored(engine) == [(0, "dog"), (2, "cat")]
+
+
+def at(offset):
+    return Origin(DETECTIONS.named(PREFIX), 0, offset, None, None, b"", ())
 
 
 def test_two_persisters_with_the_same_batch_at_once_store_it_once(engine, rows):
