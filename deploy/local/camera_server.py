@@ -6,6 +6,7 @@ import secrets
 import socket
 import struct
 from collections.abc import Callable, Mapping
+from zlib import crc32
 
 import structlog
 
@@ -176,13 +177,13 @@ class Connection:
         if request.method == "DESCRIBE":
             return _describe(request, served.camera, served.clip)
         if request.method == "SETUP":
-            return self._set_up(request, served.clip)
+            return self._set_up(request, served.clip, lead=crc32(served.camera.name.encode()))
         perform = PERFORMERS.get(request.method)
         if perform is None:
             return Reply(501)
         return perform(self, request, self._playback) if self._playback else Reply(455)
 
-    def _set_up(self, request: Request, clip: Clip) -> Reply:
+    def _set_up(self, request: Request, clip: Clip, lead: int) -> Reply:
         if rtsp.path_of(request.url)[1] not in ("", rtsp.CONTROL):
             return Reply(404)
         if self._playback is not None and self._playback.is_playing:
@@ -190,7 +191,7 @@ class Connection:
         channels = rtsp.offered_channels(request.headers.get("transport", ""))
         if channels is None:
             return Reply(461)
-        self._playback = Playback(clip, self._writer.transport, channels)
+        self._playback = Playback(clip, self._writer.transport, channels, lead)
         if self._served is not None:
             self._playback.suffer(self._served.fault)
         transport = f"RTP/AVP/TCP;unicast;interleaved={channels[0]}-{channels[1]}"

@@ -24,12 +24,19 @@ class Playback:
     RTP timestamps follow the monotonic clock from the first PLAY on, also over a pause.
     """
 
-    def __init__(self, clip: Clip, transport: asyncio.WriteTransport, channels: tuple[int, int]):
+    def __init__(
+        self,
+        clip: Clip,
+        transport: asyncio.WriteTransport,
+        channels: tuple[int, int],
+        lead: int = 0,  # ticks, so that cameras of one clip show different scenes
+    ):
         self.channels = channels
         self.lost = 0
         self.sent = Sent()
         self.has_died = False
         self._clip = clip
+        self._lead = lead
         self._transport = transport
         self._fault = NO_FAULT
         self._source = secrets.randbits(32)
@@ -53,9 +60,9 @@ class Playback:
     def cue(self) -> tuple[int, int]:
         """Picks the key frame to begin with; answers its sequence number and RTP timestamp.
 
-        All readers of a clip are shown about the same scene, each from a key frame on, at once.
+        All readers of a camera are shown about the same scene, each from a key frame on, at once.
         """
-        index = self._clip.key_frame_before(int(time.monotonic() * CLOCK_HZ))
+        index = self._clip.key_frame_before(int(time.monotonic() * CLOCK_HZ) + self._lead)
         unit = self._clip.units[index]
         began = int(self._elapsed_s() * CLOCK_HZ) - unit.sent_at
         self._cued = (index, began)
