@@ -9,6 +9,7 @@ persisters (the group's assignor spreads a member's whole subscription, whicheve
 import random
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -123,8 +124,9 @@ def _settle(
     arrivals, refusals = decode(batch, lane.topics)
     refusals += _until_done(lane, lambda: lane.store(arrivals), stop)
     if refusals:
-        _set_aside(refusals, graveyard)
-        _until_done(lane, graveyard.wait_for_acknowledgement, stop)
+        _tell_of(refusals)
+        left = deque(refusals)
+        _until_done(lane, lambda: graveyard.bury(left), stop)
     if any(lane.topics[origin.topic] is DETECTIONS for origin in batch):
         crash_point("sink.before_offsets_commit")
     lane.subscription.commit(batch)
@@ -133,7 +135,7 @@ def _settle(
     log.info("batch.stored", lane=lane.name, messages=len(batch), refused=len(refusals))
 
 
-def _set_aside(refusals: Sequence[Refusal], graveyard: Graveyard) -> None:
+def _tell_of(refusals: Sequence[Refusal]) -> None:
     for refusal in refusals:
         metrics.dead_letters.labels(refusal.reason).inc()
         log.warning(
@@ -143,7 +145,6 @@ def _set_aside(refusals: Sequence[Refusal], graveyard: Graveyard) -> None:
             partition=refusal.origin.partition,
             offset=refusal.origin.offset,
         )
-    graveyard.bury(refusals)
 
 
 def _until_done(lane: Lane, attempt: Callable[[], Done], stop: threading.Event) -> Done:

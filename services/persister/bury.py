@@ -1,15 +1,16 @@
 """What can't be stored -> dead letters."""
 
-from collections.abc import Iterable, Sequence
+import time
+from collections import deque
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from schemas.topics import DEAD_LETTERS, Header, dead_letter, facts_of, origin_headers
+from schemas.topics import DEAD_LETTERS, dead_letter, facts_of, origin_headers
 from services.persister.arrival import Refusal
 from services.process.trace import child_of
 
-LARGEST_ORIGIN_HEADERS = 64 * 1024  # bytes; the letter itself must never be refused
-FLUSH_S = 2.0
+FLUSH_S = ROOM_WITHIN_S = 2.0
+ROOM_LOOKED_FOR_S = 0.1
 
 
 class LettersAway(Exception):
@@ -25,22 +26,38 @@ class Graveyard:
         self._instance = instance
         self._failures: list[KafkaError] = []
 
-    def bury(self, refusals: Iterable[Refusal]) -> None:
-        for refusal in refusals:
-            letter = dead_letter(refusal.origin, refusal.reason, refusal.error, "persister")
-            trace = child_of(facts_of(refusal.origin.headers).get("traceparent"))
-            source = f"sightlog/persister/{self._instance}"
-            original = _bounded(origin_headers(refusal.origin))
-            self._producer.produce(
-                self._topic,
-                key=DEAD_LETTERS.key(letter),
-                value=DEAD_LETTERS.encode(letter),
-                headers=[*DEAD_LETTERS.headers(letter, source, trace), *original],
-                on_delivery=self._note,
-            )
+    def bury(self, refusals: deque[Refusal]) -> None:
+        """Takes them out of the queue one by one as they are handed over, so that who is
+        interrupted may go on; then waits for the broker's word.
 
-    def wait_for_acknowledgement(self) -> None:
-        """Raises LettersAway after a while; KafkaException where the broker refuses them."""
+        Raises LettersAway after a while; KafkaException where the broker refuses them.
+        """
+        deadline = time.monotonic() + ROOM_WITHIN_S
+        while refusals:
+            try:
+                self._produce(refusals[0])
+            except BufferError:  # many that wait for the broker
+                if time.monotonic() >= deadline:
+                    raise LettersAway("too many dead letters wait for the broker") from None
+                self._producer.poll(ROOM_LOOKED_FOR_S)
+            else:
+                refusals.popleft()
+        self._wait_for_acknowledgement()
+
+    def _produce(self, refusal: Refusal) -> None:
+        letter = dead_letter(refusal.origin, refusal.reason, refusal.error, "persister")
+        trace = child_of(facts_of(refusal.origin.headers).get("traceparent"))
+        source = f"sightlog/persister/{self._instance}"
+        original = origin_headers(refusal.origin)
+        self._producer.produce(
+            self._topic,
+            key=DEAD_LETTERS.key(letter),
+            value=DEAD_LETTERS.encode(letter),
+            headers=[*DEAD_LETTERS.headers(letter, source, trace), *original],
+            on_delivery=self._note,
+        )
+
+    def _wait_for_acknowledgement(self) -> None:
         waiting = self._producer.flush(FLUSH_S)
         if self._failures:
             raise KafkaException(self._failures[0])
@@ -50,8 +67,3 @@ class Graveyard:
     def _note(self, error: KafkaError | None, _: Message) -> None:
         if error is not None:
             self._failures.append(error)
-
-
-def _bounded(headers: Sequence[Header]) -> Sequence[Header]:
-    size = sum(len(name) + len(value) for name, value in headers)
-    return headers if size <= LARGEST_ORIGIN_HEADERS else ()
