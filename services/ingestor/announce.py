@@ -1,10 +1,11 @@
 """Facts about streams onto Kafka: statuses, heartbeats, instances, dead letters."""
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import structlog
-from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from schemas.messages import Heartbeat, Instance, StreamStatus
 from schemas.messages import Message as Fact
@@ -19,6 +20,7 @@ from schemas.topics import (
     dead_letter,
     origin_headers,
 )
+from services.ingestor import metrics
 from services.process.trace import new_traceparent
 
 log = structlog.get_logger()
@@ -26,18 +28,22 @@ log = structlog.get_logger()
 M = TypeVar("M", bound=Fact)
 Acknowledged = Callable[[], None]
 
+TELL_EVERY_S = 1.0  # of refusals
+
 
 class Announcer:
     """For one thread, which must `poll` it: acknowledgements are called from there.
 
     Every method says False where there was no room: facts wait for the broker for ever, but not
-    without bound.
+    without bound. The caller then says it again, later; what can never be said is told of as lost.
     """
 
     def __init__(self, config: Mapping[str, Any], prefix: str, source: str) -> None:
         self._producer = Producer(dict(config))
         self._prefix = prefix
         self._source = source
+        self._refused = 0
+        self._told_at_s = 0.0
 
     def status(
         self, status: StreamStatus, slot: int, acknowledged: Acknowledged = lambda: None
@@ -67,7 +73,7 @@ class Announcer:
             if error is None:
                 acknowledged()
             else:
-                log.error("fact.lost", topic=topic.name, error=error.name())
+                _lose(topic, error)
 
         try:
             self._producer.produce(
@@ -79,9 +85,21 @@ class Announcer:
                 on_delivery=report,
             )
         except BufferError:
-            log.warning("fact.refused", topic=topic.name, cause="queue full")
+            self._refuse(topic)
             return False
+        except KafkaException as failure:
+            error: KafkaError = failure.args[0]
+            if error.code() != KafkaError.MSG_SIZE_TOO_LARGE:
+                raise  # the producer has failed for good
+            _lose(topic, error)
         return True
+
+    def _refuse(self, topic: Topic[M]) -> None:
+        metrics.REFUSED.labels(topic.name).inc()
+        self._refused += 1
+        if time.monotonic() - self._told_at_s >= TELL_EVERY_S:
+            log.warning("facts.refused", cause="queue full", count=self._refused)
+            self._refused, self._told_at_s = 0, time.monotonic()
 
     def poll(self) -> None:
         self._producer.poll(0)
@@ -93,3 +111,8 @@ class Announcer:
     def close(self) -> None:
         self._producer.purge()
         self._producer.poll(0)
+
+
+def _lose(topic: Topic[M], error: KafkaError) -> None:
+    metrics.LOST.labels(topic.name).inc()
+    log.error("fact.lost", topic=topic.name, error=error.name())

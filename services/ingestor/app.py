@@ -6,6 +6,7 @@ threads of their own and decide nothing.
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ import structlog
 from msgspec.structs import replace
 
 from schemas.messages import Instance, Status, StreamSpec, StreamStatus, now
+from schemas.topics import DEAD_LETTERS
 from services.ingestor import children, metrics
 from services.ingestor.announce import Announcer
 from services.ingestor.claim import Membership, next_epoch
@@ -30,6 +32,7 @@ INSTANCE_EVERY_S = 10.0
 SPARE_AFTER_S = 5.0
 SETTLE_S = 2.0  # for the last frames' deliveries
 FLUSH_S = 2.0  # for the last facts
+MOST_UNBURIED = 100  # of up to two megabytes each
 FRESH_S = 10.0  # a frame of a stream that isn't running is shown no longer than this
 
 Place = tuple[int, str]
@@ -67,6 +70,8 @@ class Ingestor:
         self._streams: dict[Place, Stream] = {}
         self._read: set[int] = set()  # partitions whose specs have been read to their end
         self._ready: set[int] = set()  # and their statuses, too
+        self._unhealed: deque[tuple[int, StreamStatus]] = deque()
+        self._unburied: deque[Unreadable] = deque()
         self._said_instance_at_s = 0.0
         self._broker_since_s: float | None = None
 
@@ -87,6 +92,8 @@ class Ingestor:
             self._hear(status)
         self._announcer.poll()
         self._begin_partitions()
+        self._heal()
+        self._bury()
         self._claim()
         for place, stream in list(self._streams.items()):
             stream.tick()
@@ -115,6 +122,7 @@ class Ingestor:
             self._flush()
         self._streams = {at: kept for at, kept in self._streams.items() if at[0] not in partitions}
         self._specs = {at: kept for at, kept in self._specs.items() if at[0] not in partitions}
+        self._unhealed = deque(each for each in self._unhealed if each[0] not in partitions)
         self._read -= partitions
         self._ready -= partitions
         self._statuses.leave(partitions)
@@ -126,19 +134,29 @@ class Ingestor:
                 self._ready.add(partition)
                 for place in [place for place in self._specs if place[0] == partition]:
                     self._want(place, self._specs[place])
-                for status in self._statuses.of(partition):
-                    self._heal(partition, status)
+                self._unhealed += [(partition, last) for last in self._statuses.of(partition)]
 
-    def _heal(self, partition: int, last: StreamStatus) -> None:
-        """A stream was deleted, and its owner died before it could say that it stopped."""
-        if (partition, last.stream_id) in self._specs or last.status is Status.STOPPED:
-            return
+    def _heal(self) -> None:
+        """Streams were deleted, and their owners died before they could say that they stopped."""
+        while self._unhealed:
+            partition, last = self._unhealed[0]
+            if self._is_unwell(partition, last) and not self._say_stopped(partition, last):
+                return
+            self._unhealed.popleft()
+
+    def _is_unwell(self, partition: int, last: StreamStatus) -> bool:
+        """It is still the last word, on a stream that nobody wants."""
+        place = partition, last.stream_id
+        is_last = self._statuses.last(*place) is last
+        return is_last and place not in self._specs and last.status is not Status.STOPPED
+
+    def _say_stopped(self, partition: int, last: StreamStatus) -> bool:
         stopped = replace(
             last,
             **{"status": Status.STOPPED, "since": now(), "owner": self._instance.instance},
             **{"endpoint": None, "reason": None, "message": None, "hint": None},
         )
-        self._announcer.status(stopped, partition)
+        return self._announcer.status(stopped, partition)
 
     # What is desired
 
@@ -147,9 +165,21 @@ class Ingestor:
             self._read.add(found.partition)
         elif isinstance(found, Unreadable):
             log.warning("spec.unreadable", offset=found.origin.offset, reason=found.error.reason)
-            self._announcer.bury(found.origin, found.error.reason, str(found.error))
+            self._unburied.append(found)
+            self._bury()
         else:
             self._note_desired(found)
+
+    def _bury(self) -> None:
+        """Dead letters that the announcer has room for; of the others, the newest wait."""
+        while self._unburied:
+            dead = self._unburied[0]
+            if not self._announcer.bury(dead.origin, dead.error.reason, str(dead.error)):
+                break
+            self._unburied.popleft()
+        if len(self._unburied) > MOST_UNBURIED:
+            self._unburied.popleft()
+            _lose_letters(1, "queue full")
 
     def _note_desired(self, found: Desired) -> None:
         place = (found.partition, found.stream_id)
@@ -247,6 +277,8 @@ class Ingestor:
 
     def _leave(self) -> None:
         self._desires.close()
+        if self._unburied:
+            _lose_letters(len(self._unburied), "stopped")
         self._statuses.close()
         self._frames.close()
         self._announcer.close()
@@ -256,6 +288,11 @@ class Ingestor:
         undelivered = self._announcer.flush(FLUSH_S)
         if undelivered:
             log.warning("facts.undelivered", count=undelivered)
+
+
+def _lose_letters(count: int, cause: str) -> None:
+    metrics.LOST.labels(DEAD_LETTERS.name).inc(count)
+    log.error("dead_letters.lost", count=count, cause=cause)
 
 
 def _end_cameras(streams: Iterable[Stream]) -> None:

@@ -41,11 +41,12 @@ class Pulse:
     def beat(
         self, stream_id: str, epoch: int, totals: Ledger, at: datetime, bytes_published: int
     ) -> Heartbeat:
-        """The window since the last one. A new epoch's totals, and its window, begin at zero."""
-        before = self._totals.pop(epoch, Ledger())
+        """The window since the last one that was `told`. A new epoch's totals, and its window,
+        begin at zero."""
+        before = self._totals.get(epoch, Ledger())
         window_s = max(self.age_s, 0.001)
         window = minus(totals, before)
-        heartbeat = Heartbeat(
+        return Heartbeat(
             stream_id=stream_id,
             epoch=epoch,
             at=at,
@@ -59,11 +60,13 @@ class Pulse:
             encode_ms_p50=self._median_encode_ms(),
             bytes_per_s=round((bytes_published - self._bytes) / window_s),
         )
-        self._totals[epoch], self._bytes = totals, bytes_published
+
+    def told(self, heartbeat: Heartbeat, bytes_published: int) -> None:
+        """It is on its way: the next window begins."""
+        self._totals[heartbeat.epoch], self._bytes = heartbeat.totals, bytes_published
         while len(self._totals) > EPOCHS_KEPT:
             self._totals.pop(min(self._totals))
         self.restart()
-        return heartbeat
 
     def _median_encode_ms(self) -> float | None:
         with self._lock:

@@ -15,6 +15,10 @@ STREAMS = Gauge("sightlog_ingestor_streams_owned", "Streams of the assigned part
 CLAIMS = Counter("sightlog_ingestor_epochs_claimed_total", "Epochs minted")
 LOSSES = Counter("sightlog_ingestor_epochs_lost_total", "Epochs ended by a frame not delivered")
 FAILURES = Counter("sightlog_ingestor_cameras_failed_total", "Connections lost", ["reason"])
+REFUSED = Counter(
+    "sightlog_ingestor_facts_refused_total", "Not taken for want of room: said later", ["topic"]
+)
+LOST = Counter("sightlog_ingestor_facts_lost_total", "Never to be said", ["topic"])
 
 
 def count(window: Ledger, window_bytes: float) -> None:

@@ -160,6 +160,7 @@ class Stream:
         self._retry_at_s = 0.0
         self._running_since_s: float | None = None
         self._owes_heartbeat = False
+        self._final_accounts: list[Account] = []  # that were not told yet
         self._ticked_at_s = time.monotonic()
         self._pulse = Pulse()
         self.outbox = Outbox(spec, world.send, world.buffer_bytes, self._note_loss)
@@ -436,29 +437,34 @@ class Stream:
 
     def _beat(self) -> None:
         """Every ten seconds of running, and once more at the end of a camera or an epoch."""
-        for account in self.outbox.final_accounts():
-            self._beat_last(account)
+        self._beat_finals(self.outbox.final_accounts())
         if self.camera is not None and self.is_running:
             is_due = self._pulse.age_s >= self._world.heartbeat_s
         else:
             is_due = self._owes_heartbeat and self.outbox.is_settled
         account_now = self.outbox.account() if is_due else None
         if account_now is not None:
-            owed, self._owes_heartbeat = self._owes_heartbeat, False
-            (self._beat_last if owed else self._beat_with)(account_now)
+            beat = self._beat_last if self._owes_heartbeat else self._beat_with
+            self._owes_heartbeat = not beat(account_now) and self._owes_heartbeat
 
-    def _beat_last(self, account: Account) -> None:
+    def _beat_finals(self, accounts: list[Account]) -> None:
+        """One per epoch, and no epoch begins before the broker has taken its status: few wait."""
+        due = self._final_accounts + accounts
+        self._final_accounts = [account for account in due if not self._beat_last(account)]
+
+    def _beat_last(self, account: Account) -> bool:
         """Unless the one before it said it all."""
-        if self._pulse.has_news(account.epoch, account.totals):
-            self._beat_with(account)
+        has_news = self._pulse.has_news(account.epoch, account.totals)
+        return not has_news or self._beat_with(account)
 
-    def _beat_with(self, account: Account) -> None:
+    def _beat_with(self, account: Account) -> bool:
+        """False where it was refused: what it would have said is in the next one."""
+        bytes_published = self.outbox.bytes_published
         heartbeat = self._pulse.beat(
-            self.spec.stream_id, account.epoch, account.totals, now(), self.outbox.bytes_published
+            self.spec.stream_id, account.epoch, account.totals, now(), bytes_published
         )
         reasons = self._complaints(heartbeat)
-        metrics.count(heartbeat.ledger, heartbeat.bytes_per_s * heartbeat.window_s)
-        self._world.beat(
+        told = self._world.beat(
             replace(
                 heartbeat,
                 last_seq=account.last_seq,
@@ -468,6 +474,10 @@ class Stream:
                 reasons=reasons,
             )
         )
+        if told:
+            self._pulse.told(heartbeat, bytes_published)
+            metrics.count(heartbeat.ledger, heartbeat.bytes_per_s * heartbeat.window_s)
+        return told
 
     def _complaints(self, heartbeat: Heartbeat) -> tuple[str, ...]:
         dropped = heartbeat.ledger.dropped
@@ -488,8 +498,7 @@ class Stream:
             self.camera.close()
             self.camera = None
         self.outbox.end()
-        for account in self.outbox.final_accounts(anyway=True):
-            self._beat_last(account)
+        self._beat_finals(self.outbox.final_accounts(anyway=True))
         if not lost and self._should_run:
             self._enter(statuses.handed_over(now()))
             self._publish(self._status(), lambda: None)
