@@ -32,6 +32,8 @@ POISON = (
     (DETECTIONS, b"[]", "WRONG_SHAPE"),
     (DETECTIONS, b"", "EMPTY"),
     (HEARTBEATS, b'{"streamId": 1}', "WRONG_SHAPE"),
+    (HEARTBEATS, HEARTBEATS.encode(heartbeat(1)).replace(b"2026", b"9999"), "WRONG_SHAPE"),
+    (DETECTIONS, DETECTIONS.encode(record(7)).replace(b"2026-", b"0001-"), "WRONG_SHAPE"),
     (STREAM_STATUS, b"\xff\xfe", "NOT_JSON"),
     (SNAPSHOTS, b"\xff\xd8", "MISSING_HEADER"),
 )
