@@ -230,8 +230,10 @@ def _unhealthy(row: StreamRow, seen: Observed, at: datetime) -> UnhealthyAnswer 
     spec = row.spec
     observed, heartbeat = seen.status(spec.stream_id), seen.heartbeat(spec.stream_id)
     status = status_of(spec, observed)
-    heard = max(row.updated_at, heartbeat.at) if heartbeat else row.updated_at
-    silent = at - heard > SILENCE and status is not Status.STOPPED
+    moments = [row.updated_at]  # from each of these on it has SILENCE to be heard of
+    moments += [observed.since] if observed else []
+    moments += [heartbeat.at] if heartbeat else []
+    silent = at - max(moments) > SILENCE and status is not Status.STOPPED
     if status is not Status.ERROR and not silent:
         return None
     return UnhealthyAnswer(

@@ -46,5 +46,7 @@ async def test_requests_are_counted_by_route_and_never_by_stream(client):
 async def test_the_documentation_names_every_route_and_nothing_from_elsewhere(client):
     described = (await client.get("/openapi.json")).json()
     page = (await client.get("/docs")).text
+    for said in ("rtspUrl", "loop=1", "minConfidence", "boundingBox", "WebSocket /ws"):
+        assert said in page
     assert all(path in page for path in described["paths"])
     assert "http" not in page

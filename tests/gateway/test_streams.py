@@ -5,6 +5,7 @@ import base64
 import json
 import re
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import httpx
@@ -271,7 +272,8 @@ async def test_health_names_the_streams_that_are_not_well(client, parts: Parts, 
     with engine.begin() as connection:
         connection.execute(text("UPDATE streams SET updated_at = now() - interval '1 minute'"))
     for id in (well, silent):
-        parts.observed.note_status(0, said(id, Status.RUNNING, 1))
+        began = now() - timedelta(minutes=1)
+        parts.observed.note_status(0, said(id, Status.RUNNING, 1, since=began))
     parts.observed.note_status(0, failed(broken, 1, Reason.AUTH_FAILED))
     parts.observed.note_heartbeat(Heartbeat(stream_id=well, epoch=7, at=now(), window_s=10))
     health = (await client.get("/streams/health")).json()
@@ -281,6 +283,18 @@ async def test_health_names_the_streams_that_are_not_well(client, parts: Parts, 
         silent: "NO_HEARTBEAT",
         broken: "AUTH_FAILED",
     }
+
+
+async def test_a_stream_that_changed_a_moment_ago_has_time_to_be_heard_of(
+    client, parts: Parts, engine: Engine
+):
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM streams"))
+    id = (await created(client, running=True))["id"]
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE streams SET updated_at = now() - interval '1 hour'"))
+    parts.observed.note_status(0, said(id, Status.RUNNING, 1, since=now()))
+    assert (await client.get("/streams/health")).json()["status"] == "healthy"
 
 
 async def test_history_comes_newest_first_by_pages(client, engine: Engine):

@@ -35,6 +35,7 @@ export function watch(tile) {
 
 function want(tile) {
   if (tile.wanted || tile.timer || !tile.inSight || tile.gone || document.hidden) return;
+  if (!tile.hasPictures) return; // it asks again once it runs
   tile.wanted = true;
   waiting.push(tile);
   next();

@@ -56,6 +56,10 @@ export class Tile {
     this.element.remove();
   }
 
+  get hasPictures() {
+    return this.stream?.status === "RUNNING";
+  }
+
   // Any fields of the Stream; those that are not given stay as they are.
   update(fields) {
     const before = this.stream?.status;
@@ -72,7 +76,7 @@ export class Tile {
     this.explain();
     this.age();
     if (status === "RUNNING" && before !== "RUNNING") this.watching.now();
-    if (status !== "RUNNING" && before === "RUNNING") this.lack(`the stream is ${status}`);
+    if (status !== "RUNNING" && before !== status) this.lack(`the stream is ${status}`);
   }
 
   explain() {
