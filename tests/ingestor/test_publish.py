@@ -1,12 +1,14 @@
 """Numbers, books, and what happens when the broker does not take a frame."""
 
 import random
+import threading
 
 import pytest
 
 from schemas.messages import Clock, Dropped, StreamSpec
-from schemas.topics import FRAMES
-from services.ingestor.publish import MOST_IN_FLIGHT, Outbox, Waiting
+from schemas.topics import FRAMES, PRODUCER_OF_FRAMES
+from services.ingestor.publish import MOST_IN_FLIGHT, FrameProducer, Outbox, Waiting
+from tests.ingestor.conftest import eventually, free_port
 
 SPEC = StreamSpec(stream_id="S1", slot=0, generation=1, running=True, name="x", url="file:x")
 
@@ -129,6 +131,25 @@ def test_headers_survive_the_wire():
     frame = rig.broker.frames[0]
     headers = FRAMES.headers(frame, "test", "00-1-2-01")
     assert FRAMES.decode(FRAMES.encode(frame), headers) == frame
+
+
+def test_a_bug_in_a_delivery_does_not_end_its_thread_unheard(monkeypatch):
+    died = []
+    monkeypatch.setattr(threading, "excepthook", lambda hook: died.append(hook.thread.name))
+    away = {"bootstrap.servers": f"127.0.0.1:{free_port()}", "log_level": 0}
+    away |= {"message.timeout.ms": 50}
+    producer = FrameProducer(PRODUCER_OF_FRAMES | away, "p.", "test")
+    producer.start()
+    rig = Rig()
+    rig.outbox.open(1)
+    rig.put()
+
+    def delivered(well):
+        raise ValueError("a bug")
+
+    producer.send(rig.broker.frames[0], delivered)
+    eventually(lambda: died == ["deliveries"])
+    producer.close()
 
 
 class Chance:
