@@ -32,7 +32,7 @@ from services.ingestor.link import (
     receive_down,
     send,
 )
-from services.ingestor.locate import FileSource, Forbidden, NotFound, Rules, locate
+from services.ingestor.locate import FileSource, Forbidden, NotFound, NoTlsYet, Rules, locate
 from services.ingestor.pace import Pacer
 from services.ingestor.stamp import MediaClock, WallClock, choose
 
@@ -87,6 +87,8 @@ def show(order: Order, controls: Controls, link: socket.socket) -> Ended | Faile
         return Failed(error.reason, error.detail)
     except Forbidden as error:
         return Failed(Reason.SOURCE_FORBIDDEN, str(error))
+    except NoTlsYet:
+        return Failed(Reason.TLS)
     except NotFound as error:
         missing = order.url.startswith("file:")
         return Failed(Reason.NOT_FOUND if missing else Reason.UNREACHABLE, str(error))

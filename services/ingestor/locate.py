@@ -12,6 +12,7 @@ Network = IPv4Network | IPv6Network
 Resolve = Callable[[str, int], Iterable[str]]
 
 DEFAULT_PORTS = {"rtsp": 554}
+NAT64 = IPv6Network("64:ff9b::/96")
 REFUSED_UNLESS_ALLOWED = tuple(
     ip_network(network)
     for network in (
@@ -33,6 +34,10 @@ REFUSED_UNLESS_ALLOWED = tuple(
 
 class Forbidden(Exception):
     """The rules of this installation don't let a camera point there; the message says why."""
+
+
+class NoTlsYet(Exception):
+    """A source over TLS: nothing here checks its certificate, so it is not opened."""
 
 
 class NotFound(Exception):
@@ -81,13 +86,15 @@ def locate(
     rules: Rules,
     resolve: Resolve = addresses,
 ) -> FileSource | RtspSource:
-    """Raises Forbidden or NotFound."""
+    """Raises Forbidden, NoTlsYet or NotFound."""
     parts = split(url)
     if parts.scheme == "file":
         return _file(parts, rules.media_path)
     if parts.scheme in DEFAULT_PORTS and parts.hostname:
         _check(parts.hostname, parts.port or DEFAULT_PORTS[parts.scheme], rules, resolve)
         return RtspSource(with_userinfo(parts, username, password))
+    if parts.scheme == "rtsps":
+        raise NoTlsYet
     raise Forbidden("Only rtsp:// addresses and file:NAME are opened")
 
 
@@ -136,14 +143,17 @@ def _check(host: str, port: int, rules: Rules, resolve: Resolve) -> None:
     except (OSError, UnicodeError):
         raise NotFound("The camera's name can't be resolved") from None
     for address in found:
-        if not rules.permit(_plain(address)):
+        if not all(rules.permit(place) for place in _places(address)):
             raise Forbidden(f"Cameras may not be at {address} in this installation")
 
 
-def _plain(address: Address) -> Address:
-    """An IPv4 address in IPv6 clothes is judged as what it is."""
-    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
-    return mapped or address
+def _places(address: Address) -> list[Address]:
+    """An IPv6 address, and the IPv4 one that it leads to: mapped, by 6to4 or NAT64 (RFC 6052)."""
+    if isinstance(address, IPv4Address):
+        return [address]
+    by_nat64 = IPv4Address(int(address) & 0xFFFFFFFF) if address in NAT64 else None
+    within = (address.ipv4_mapped, address.sixtofour, by_nat64)
+    return [address, *(place for place in within if place is not None)]
 
 
 def _within(address: Address, networks: Iterable[Network]) -> bool:

@@ -58,8 +58,8 @@ TEXTS: dict[Reason, tuple[str, str]] = {
         "Check its network for loss, and how many viewers it allows; restart it if it stays so.",
     ),
     Reason.TLS: (
-        "No secure connection could be made",
-        "Check the camera's certificate and clock.",
+        "Cameras over TLS (rtsps) are not supported by this version yet",
+        "Use the camera's rtsp:// address, inside a network that you trust.",
     ),
     Reason.CODEC_UNSUPPORTED: (
         "The camera's video can't be decoded",
@@ -71,7 +71,8 @@ TEXTS: dict[Reason, tuple[str, str]] = {
     ),
     Reason.SOURCE_FORBIDDEN: (
         "This installation does not allow this address",
-        "Ask its operator: allowed networks are set by SIGHTLOG_SOURCE_NETWORKS_ALLOWED.",
+        "Use rtsp://HOST/PATH or file:NAME. In which networks cameras may be is set by its "
+        "operator: SIGHTLOG_SOURCE_NETWORKS_ALLOWED.",
     ),
     Reason.ENDED: (
         "The clip is over",

@@ -1,10 +1,18 @@
 """What may be opened."""
 
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 
 import pytest
 
-from services.ingestor.locate import FileSource, Forbidden, NotFound, RtspSource, Rules, locate
+from services.ingestor.locate import (
+    FileSource,
+    Forbidden,
+    NotFound,
+    NoTlsYet,
+    RtspSource,
+    Rules,
+    locate,
+)
 
 PUBLIC = "93.184.216.34"
 
@@ -43,7 +51,6 @@ def test_a_file_of_the_media_folder_is_found_by_its_name(rules):
         "pipe:0",
         "data:text/plain,x",
         "http://example.org/x.mjpeg",
-        "rtsps://camera/x",
         "rtsp://",
         "rtsp://[::1/x",
         "rtsp://camera:99999/x",
@@ -52,6 +59,11 @@ def test_a_file_of_the_media_folder_is_found_by_its_name(rules):
 def test_nothing_else_is_opened(url, rules):
     with pytest.raises(Forbidden):
         located(url, rules)
+
+
+def test_a_camera_over_tls_is_told_from_a_forbidden_one(rules):
+    with pytest.raises(NoTlsYet):
+        located("rtsps://camera/x", rules)
 
 
 @pytest.mark.parametrize("url", ["file:nothing.mp4", "file:%00", "file:.", "file:" + "x" * 5000])
@@ -70,6 +82,10 @@ def test_a_file_that_is_not_there_is_not_found(url, rules):
         "::ffff:127.0.0.1",
         "224.0.0.1",
         "fe80::1%2",
+        "64:ff9b::127.0.0.1",
+        "64:ff9b::a9fe:a9fe",
+        "2002:7f00:1::1",
+        "2002:a9fe:a9fe::",
     ],
 )
 def test_our_own_machine_and_metadata_services_are_refused(address, rules):
@@ -88,6 +104,24 @@ def test_denied_beats_allowed_beats_the_default(rules):
     assert located("rtsp://camera/x", denied, found=("127.0.0.1",))
     with pytest.raises(Forbidden):
         located("rtsp://camera/x", denied, found=("127.0.0.2",))
+
+
+@pytest.mark.parametrize("inside", ["::ffff:10.1.2.3", "64:ff9b::10.1.2.3", "2002:a01:203::1"])
+def test_an_address_inside_another_is_judged_by_both(inside, rules):
+    assert located("rtsp://camera/x", rules, found=(inside,))
+    for denied in ("10.0.0.0/8", "::ffff:0:0/96", "64:ff9b::/96", "2002::/16"):
+        network = ip_network(denied)
+        judged = Rules(rules.media_path, denied=[network])
+        if network.version == 4 or ip_address(inside) in network:
+            with pytest.raises(Forbidden):
+                located("rtsp://camera/x", judged, found=(inside,))
+        else:
+            assert located("rtsp://camera/x", judged, found=(inside,))
+
+
+def test_an_allowed_network_is_allowed_in_ipv6_clothes_too(rules):
+    allowed = Rules(rules.media_path, allowed=[ip_network("127.0.0.0/8")])
+    assert located("rtsp://camera/x", allowed, found=("::ffff:127.0.0.1", "64:ff9b::127.0.0.1"))
 
 
 def test_a_name_that_nobody_knows_is_not_found(rules):
