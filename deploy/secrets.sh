@@ -1,21 +1,40 @@
 #!/bin/sh
-# Makes what is missing of the secrets in /secrets, once; prints none of them.
+# Makes what is missing of the secrets, once, in a folder (a volume) for each who reads them; prints
+# none of them. The private sealing keys are for ingestors alone.
 set -eu
 umask 077
-cd /secrets
+cd "${1:-/secrets}"
 
 random() { python -c 'import secrets; print(secrets.token_urlsafe(32))'; }
 
-[ -f internal_key ] || random >internal_key
-[ -f api_keys ] || printf 'admin:%s\n' "$(random)" >api_keys
-if [ ! -f seal_private_keys ]; then
-    python -m services.ingestor keys >pair
-    sed -n 's/^SIGHTLOG_SEAL_PUBLIC_KEY=//p' pair >seal_public_key
-    sed -n 's/^SIGHTLOG_SEAL_PRIVATE_KEYS=//p' pair >seal_private_keys
-    rm pair
+keep() { # FILE VALUE: whole or not at all
+    printf '%s\n' "$2" >"$1.new"
+    mv "$1.new" "$1"
+}
+
+if [ ! -f ingestor/internal_key ]; then
+    key=$(random)
+    keep ingestor/internal_key "$key"
 fi
-if [ ! -f database_url ]; then
-    random >database_password
-    printf 'postgresql://sightlog:%s@postgres:5432/sightlog\n' "$(cat database_password)" >database_url
+key=$(cat ingestor/internal_key)
+keep gateway/internal_key "$key"
+
+if [ ! -f gateway/api_keys ]; then
+    key=$(random)
+    keep gateway/api_keys "admin:$key"
 fi
+
+if [ ! -f ingestor/seal_private_keys ]; then
+    pair=$(python -m services.ingestor keys)
+    public=$(printf '%s\n' "$pair" | sed -n 's/^SIGHTLOG_SEAL_PUBLIC_KEY=//p')
+    private=$(printf '%s\n' "$pair" | sed -n 's/^SIGHTLOG_SEAL_PRIVATE_KEYS=//p')
+    keep gateway/seal_public_key "${public:?}"
+    keep ingestor/seal_private_keys "${private:?}"
+fi
+
 # Postgres reads its password as root before it drops its rights.
+if [ ! -f database/database_url ]; then
+    password=$(random)
+    keep database/database_password "$password"
+    keep database/database_url "postgresql://sightlog:$password@postgres:5432/sightlog"
+fi
