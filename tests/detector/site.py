@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from aiokafka.partitioner import murmur2  # type: ignore[import-untyped]  # so it is
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
+    ConsumerGroupState,
     ConsumerGroupTopicPartitions,
     Message,
     Producer,
@@ -150,6 +152,16 @@ class Site:
         [told] = admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(group)]).values()
         return {at.partition: at.offset for at in told.result(10).topic_partitions}
 
+    def is_joining(self) -> bool:
+        """Whether somebody waits to be let into the group of detectors."""
+        admin = AdminClient({"bootstrap.servers": self.kafka})
+        [told] = admin.describe_consumer_groups([f"{self.prefix}detector"]).values()
+        return bool(told.result(10).state is ConsumerGroupState.PREPARING_REBALANCING)
+
+    def partition_of(self, stream_id: str) -> int:
+        """As every producer of ours chooses."""
+        return int(murmur2(stream_id.encode()) & 0x7FFFFFFF) % self.partitions
+
     def ends(self) -> dict[int, int]:
         return ends_of(self.records_tail.admin, self.name(FRAMES), range(self.partitions))
 
@@ -231,19 +243,25 @@ class Running:
 
 @contextmanager
 def running(site: Site, folder: Path, **environment: str) -> Iterator[Running]:
-    """A detector as a user starts it; killed at the end if it still runs."""
-    port = free_port()
-    log = folder / f"detector-{port}.log"
+    """A detector of this site."""
     told = {
         "AI_SERVICE_URL": site.ai.url,
         "KAFKA_BOOTSTRAP_SERVERS": site.kafka,
         "SIGHTLOG_TOPIC_PREFIX": site.prefix,
-        "DETECTOR_HTTP_PORT": str(port),
     }
+    with started(told | environment, folder) as detector:
+        yield detector
+
+
+@contextmanager
+def started(environment: dict[str, str], folder: Path) -> Iterator[Running]:
+    """A detector as a user starts it; killed at the end if it still runs."""
+    port = free_port()
+    log = folder / f"detector-{port}.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
             [sys.executable, "-m", "services.detector"],
-            env=os.environ | told | environment,
+            env=os.environ | {"DETECTOR_HTTP_PORT": str(port)} | environment,
             stdout=out,
             stderr=out,
         )

@@ -5,6 +5,7 @@ import pytest
 from confluent_kafka import Consumer
 
 from schemas.topics import FRAMES
+from services.detector import watch
 from services.detector.watch import Patience, Watch, lagging
 from tests.detector.fake_ai import FakeAI
 from tests.detector.site import Site, a_frame, a_stream, eventually
@@ -68,7 +69,8 @@ def test_only_partitions_with_frames_that_nobody_committed_lag(site, stuck):
     assert lagging(kafka, group, site.name(FRAMES), others) == {}
 
 
-def test_a_broker_that_does_not_answer_is_not_our_fault():
+def test_a_broker_that_does_not_answer_is_not_our_fault(monkeypatch):
+    monkeypatch.setattr(watch, "BROKER_TIMEOUT_S", 0.2)
     nobody = {"bootstrap.servers": "127.0.0.1:1", "logger": _Silent()}
     assert lagging(nobody, "group", "topic", {0: 0}) == {}
 
@@ -88,8 +90,8 @@ def test_a_worker_that_stands_still_while_frames_wait_is_given_up(site, stuck):
         done.set()
 
     kafka = {"bootstrap.servers": site.kafka}
-    watch = Watch(lambda: lagging(kafka, group, site.name(FRAMES), held), stall_s=1)
-    watch.start(give_up)
+    watching = Watch(lambda: lagging(kafka, group, site.name(FRAMES), held), stall_s=1)
+    watching.start(give_up)
     assert done.wait(15)
-    watch.end()
+    watching.end()
     assert given_up == ["frames wait, the broker answers, and nothing has moved"]
