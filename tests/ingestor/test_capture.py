@@ -85,7 +85,7 @@ def test_a_machine_too_slow_for_a_clip_shows_it_late_and_not_faster():
     behind_s = playback.due(97.0)  # was due three seconds ago
     assert behind_s >= began_s
     assert playback.due(97.1) == pytest.approx(behind_s + 0.1)
-    assert waits[-1] == pytest.approx(0.1, abs=0.05)
+    assert max(waits) <= 0.1 + 1e-6
 
 
 def test_motion_jpeg_passes_through_as_the_camera_made_it(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from schemas.messages import StreamSpec
-from tests.ingestor.conftest import eventually, is_alive
+from tests.ingestor.conftest import assert_near_bar, eventually, is_alive
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +54,17 @@ def test_ingestors_come_and_go_and_every_stream_goes_on(
     first = {stream_id: topics.wait_frames(stream_id, 1)[-1].epoch for stream_id in streams}
 
     two = start_ingestor().wait_ready()  # takes its share
-    eventually(lambda: len(two.state["cameras"]) == 2 and len(one.state["cameras"]) == 2, 20)
+    eventually(lambda: len(two.state["cameras"]) == 2 and len(one.state["cameras"]) == 2, 40)
     moved = [each["streamId"] for each in two.state["cameras"]]
     for stream_id in moved:
-        wait_for_higher(topics, stream_id, first[stream_id], 10)
+        wait_for_higher(topics, stream_id, first[stream_id], 40)
     for stream_id in set(streams) - set(moved):
         assert topics.frames(stream_id)[-1].epoch == first[stream_id]
 
     asked_at = time.monotonic()  # hands over
     assert one.stop() == 0
-    assert time.monotonic() - asked_at < 8
-    eventually(lambda: len(two.state["cameras"]) == 4, 10)
+    assert_near_bar("stopped after, s", time.monotonic() - asked_at, 8)
+    eventually(lambda: len(two.state["cameras"]) == 4, 40)
     for stream_id in streams:
         topics.wait_status(stream_id, "RUNNING")
         assert_epochs_are_whole(topics, stream_id)
@@ -73,13 +73,13 @@ def test_ingestors_come_and_go_and_every_stream_goes_on(
     hung = topics.want(replace(specs[0], stream_id="S9", url=f"{cameras}hole"))
     pids = eventually(lambda: two.camera("S9") and [c["pid"] for c in two.state["cameras"]])
     os.kill(two.process.pid, signal.SIGKILL)
-    eventually(lambda: not any(is_alive(pid) for pid in pids), 3)
+    eventually(lambda: not any(is_alive(pid) for pid in pids), 4 * 3)
     before = {stream_id: topics.frames(stream_id)[-1].epoch for stream_id in streams}
 
     topics.delete(hung)
     three = start_ingestor().wait_ready()  # takes over once the session of the dead one is over
     for stream_id in streams:
-        wait_for_higher(topics, stream_id, before[stream_id], 25)
+        wait_for_higher(topics, stream_id, before[stream_id], 60)
         assert_epochs_are_whole(topics, stream_id)
         frames = topics.frames(stream_id)
         assert all(a.captured_at <= b.captured_at for a, b in pairwise(frames))
@@ -90,11 +90,11 @@ def test_it_dies_between_its_claim_and_its_first_frame_and_the_next_one_goes_hig
     start_ingestor, topics, streams
 ):
     dying = start_ingestor(SIGHTLOG_CRASH_AT="ingestor.after_claim")
-    assert dying.process.wait(30) == -signal.SIGKILL
+    assert dying.process.wait(60) == -signal.SIGKILL
     said = [status for stream_id in streams for status in topics.statuses(stream_id)]
     claimed = max(said, key=lambda status: status.epoch)
     assert claimed.status == "STARTING"
     assert all(frame.epoch < claimed.epoch for frame in topics.frames(claimed.stream_id))
     heir = start_ingestor()
-    wait_for_higher(topics, claimed.stream_id, claimed.epoch, 30)
+    wait_for_higher(topics, claimed.stream_id, claimed.epoch, 60)
     assert heir.stop() == 0

@@ -22,6 +22,7 @@ from tests.ingestor.conftest import (
     INTERNAL_KEY,
     PASSWORD,
     PUBLIC_KEY,
+    assert_near_bar,
     eventually,
     free_port,
     is_alive,
@@ -75,16 +76,16 @@ def assert_whole(frames):
 
 def test_a_camera_is_published_at_the_wanted_rate(ingestor, topics, cameras):
     camera = topics.want(spec(f"{cameras}walk", fps=5, labels=("person",), min_confidence=0.5))
-    frames = topics.wait_frames(camera.stream_id, 26)[:26]
+    frames = topics.wait_frames(camera.stream_id, 16)[:16]
     assert_whole(frames)
     gaps = [(b.captured_at - a.captured_at).total_seconds() for a, b in pairwise(frames[1:])]
-    assert sum(gaps) / len(gaps) == pytest.approx(0.2, rel=0.1)
-    assert max(gaps) < 0.3
+    assert_near_bar("error of the mean gap, s", abs(sum(gaps) / len(gaps) - 0.2), 0.02)
+    assert_near_bar("longest gap, s", max(gaps), 0.3)
     assert frames[0].labels == ("person",)
     assert frames[0].min_confidence == 0.5
-    assert frames[-1].age_ms < 1500
+    assert_near_bar("age, ms", frames[-1].age_ms, 1500)
     assert frames[-1].clock.source == "arrival"
-    assert abs(frames[-1].clock.offset_ms) < 2000
+    assert_near_bar("offset, ms", abs(frames[-1].clock.offset_ms), 2000)
     status = topics.wait_status(camera.stream_id, "RUNNING")
     assert (status.source.codec, status.source.width) == ("h264", 768)
     assert status.endpoint == f"http://127.0.0.1:{ingestor.port}"
@@ -107,7 +108,7 @@ def test_a_change_of_rate_and_labels_needs_no_new_connection(ingestor, topics, c
 
     frames = eventually(slow)
     gaps = [(b.captured_at - a.captured_at).total_seconds() for a, b in pairwise(frames[1:])]
-    assert gaps == pytest.approx([0.5] * len(gaps), abs=0.06)
+    assert_near_bar("error of a gap, s", max(abs(gap - 0.5) for gap in gaps), 0.06)
     assert not frames[0].detect
     assert ingestor.camera(camera.stream_id) == pid
     assert topics.wait_status(camera.stream_id, "RUNNING").observed_generation == 2
@@ -139,7 +140,8 @@ def test_a_killed_camera_process_is_back_within_two_seconds_in_the_same_epoch(
     killed_at = time.monotonic()
     seen = len(topics.frames(camera.stream_id))
     topics.wait_frames(camera.stream_id, seen + 8)
-    assert time.monotonic() - killed_at < 2 + 1  # of frames, once they come again
+    took_s = time.monotonic() - killed_at - 0.8  # of frames, once they come again
+    assert_near_bar("back after, s", took_s, 2)
     assert ingestor.camera(camera.stream_id) != pid
     assert_whole(topics.frames(camera.stream_id))
     said = [(each.status, each.reason) for each in topics.statuses(camera.stream_id)]
@@ -156,7 +158,7 @@ def test_a_killed_camera_process_is_back_within_two_seconds_in_the_same_epoch(
 )
 def test_a_camera_that_fails_says_why(ingestor, topics, cameras, where, reason):
     camera = topics.want(spec(f"{cameras}{where}"))
-    status = topics.wait_status(camera.stream_id, "ERROR", reason, 5)
+    status = topics.wait_status(camera.stream_id, "ERROR", reason, 4 * 5)
     assert status.message
     assert status.hint
     assert status.attempt >= 1
@@ -181,7 +183,7 @@ def test_an_address_that_leads_nowhere_is_told_from_one_that_is_forbidden(
     ingestor, topics, url, reason
 ):
     camera = topics.want(spec(url.format(closed=free_port())))
-    topics.wait_status(camera.stream_id, "ERROR", reason, 5)
+    topics.wait_status(camera.stream_id, "ERROR", reason, 4 * 5)
     topics.delete(camera)
 
 
@@ -283,20 +285,20 @@ def test_the_instance_and_its_metrics_are_there(ingestor, topics):
 
 
 def test_a_camera_that_accepts_and_stays_silent_is_given_up_after_a_while(ingestor, topics, silent):
-    status = topics.wait_status(silent.stream_id, "ERROR", Reason.TIMEOUT, 12)
+    status = topics.wait_status(silent.stream_id, "ERROR", Reason.TIMEOUT, 4 * 12)
     assert (status.next_retry_at - status.since).total_seconds() <= 0.5
     topics.delete(silent)
     topics.wait_status(silent.stream_id, "STOPPED")
 
 
 def test_a_clip_is_published_whole_at_its_own_speed_and_ends(ingestor, topics, clip):
-    ended = topics.wait_status(clip.stream_id, "STOPPED", "ENDED", 20)
+    ended = topics.wait_status(clip.stream_id, "STOPPED", "ENDED", 4 * 12)
     assert ended.source is None
     frames = topics.frames(clip.stream_id)
     assert_whole(frames)
     assert len(frames) == pytest.approx(100, abs=2)
     took_s = (frames[-1].captured_at - frames[0].captured_at).total_seconds()
-    assert took_s == pytest.approx(9.9, abs=0.3)
+    assert_near_bar("error of its length, s", abs(took_s - 9.9), 0.3)
     assert simplejpeg.decode_jpeg_header(frames[0].jpeg)[:2] == (272, 640)
     final = eventually(lambda: _settled(topics, clip.stream_id, 250))
     assert final.totals.published == len(frames)
@@ -327,9 +329,19 @@ def camera_processes(ingestor):
     return [each for each in family if is_alive(each.pid)]
 
 
-def test_nothing_is_left_of_deleted_streams(ingestor):
-    eventually(lambda: ingestor.state["streams"] == 2 and not ingestor.state["cameras"])
-    assert len(camera_processes(ingestor)) == 2  # the fork server and its resource tracker
+def test_nothing_is_left_of_a_deleted_stream(ingestor, topics):
+    clip = topics.want(spec("file:bikes.mp4?loop=1", fps=5))
+    topics.wait_frames(clip.stream_id, 1)
+    pid = ingestor.camera(clip.stream_id)
+    path = f"/internal/streams/{clip.stream_id}/frame"
+    ours = f"Bearer {sign(INTERNAL_KEY, clip.stream_id)}"
+    assert ingestor.ask(path, Authorization=ours)[0] == 200
+    topics.delete(clip)
+    topics.wait_status(clip.stream_id, "STOPPED")
+    assert not is_alive(pid)
+    eventually(lambda: b"NOT_OWNED" in ingestor.ask(path, Authorization=ours)[2])
+    # The fork server and its resource tracker; other tests' cameras come and go.
+    eventually(lambda: len(camera_processes(ingestor)) == 2 + len(ingestor.state["cameras"]))
 
 
 def test_an_ingestor_stops_in_time_though_a_viewer_neither_reads_nor_leaves(ingestor, topics):
@@ -345,7 +357,7 @@ def test_an_ingestor_stops_in_time_though_a_viewer_neither_reads_nor_leaves(inge
         topics.wait_frames(clip.stream_id, 40)
         asked_at = time.monotonic()
         assert ingestor.stop() == 0
-        assert time.monotonic() - asked_at < 8
+        assert_near_bar("stopped after, s", time.monotonic() - asked_at, 8)
     said = topics.wait_status(clip.stream_id, "STOPPED")
     assert (said.owner, said.endpoint) == (topics.instances()[-1].instance, None)
-    eventually(lambda: not any(is_alive(each.pid) for each in left), 3)
+    eventually(lambda: not any(is_alive(each.pid) for each in left), 4 * 3)
