@@ -24,6 +24,7 @@ class Size:
 EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]  # so it is in the library
 LEADERS_WITHIN_S = 30.0
 LEADERLESS = {
+    KafkaError._NOENT,  # librdkafka knows no leader yet
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.UNKNOWN_TOPIC_OR_PART,

@@ -45,7 +45,11 @@ from tests.faults.evidence import (
 POLL_S = 0.25
 READ_TIMEOUT_S = 120.0
 LEADERLESS_S = 10.0
-LEADERLESS = {KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE}
+LEADERLESS = {
+    KafkaError._NOENT,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+}
 
 See = Callable[[Place, Message], None]
 
