@@ -36,7 +36,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 test: setup
-	$(BIN)/pytest -q -m "not soak and not browser"
+	$(BIN)/pytest -q
 
 soak: setup
 	$(BIN)/pytest -q -m soak --timeout 3600

@@ -91,12 +91,13 @@ def test_a_file_that_has_ended_shows_as_stopped():
 @pytest.mark.parametrize(
     ("seen", "topic", "over"),
     [
-        (None, [], True),
+        (None, [], False),  # not yet: its owner may be about to begin
         (None, [ID], False),
-        (said(ID, STOPPED, 1), [], True),
-        (said(ID, STOPPED, 1), [ID], False),
-        (said(ID, RUNNING, 1), [], False),
-        (said(ID, RUNNING, 1, owner=None), [], True),
+        (said(ID, STOPPED, 2), [], True),
+        (said(ID, STOPPED, 2), [ID], False),
+        (said(ID, STOPPED, 1), [], False),  # of an earlier spec
+        (said(ID, RUNNING, 2), [], False),
+        (said(ID, RUNNING, 2, owner=None), [], True),
     ],
 )
 def test_a_deleted_stream_is_over_once_nothing_runs_or_says_it(seen, topic, over):
