@@ -216,6 +216,7 @@ def test_postgres_may_go_and_come_back(
     database_url = server.create_database("own")
     migrate(database_url)
     process = start_persister(DATABASE_URL=database_url)
+    eventually(process.is_ready)
     send(*(record(seq, "dog", stream_id=LAWN) for seq in range(10)))
     eventually(lambda: len(rows_of(database_url, LAWN)) == 10)
 
