@@ -23,6 +23,8 @@ LAST_TIME = datetime(2200, 1, 1, tzinfo=UTC)
 
 NonNegative = Annotated[int, Meta(ge=0)]
 Numbered = Annotated[int, Meta(ge=0, le=2**53)]  # fits a JSON reader's double and a bigint
+Counted = Annotated[int, Meta(ge=0, le=2**31 - 1)]  # fits Postgres' integer
+Pixels = Annotated[int, Meta(ge=0, le=65_535)]  # what a JPEG can have
 Time = Annotated[datetime, Meta(tz=True)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 
@@ -89,7 +91,7 @@ class StreamSpec(Message, frozen=True, kw_only=True):
     """The desired state of a stream."""
 
     stream_id: str
-    slot: NonNegative
+    slot: Counted
     generation: Numbered
     running: bool
     name: str
@@ -112,8 +114,8 @@ class SourceFacts(Message, frozen=True, kw_only=True):
     """What the camera sends, as measured from it."""
 
     codec: str
-    width: int
-    height: int
+    width: Pixels
+    height: Pixels
     fps: float | None = None  # as the camera declares it
 
 
@@ -128,7 +130,7 @@ class StreamStatus(Message, frozen=True, kw_only=True):
     message: str | None = None
     hint: str | None = None
     since: Time
-    attempt: NonNegative = 0
+    attempt: Counted = 0
     next_retry_at: Time | None = None
     owner: str | None = None
     endpoint: str | None = None  # the owner's internal address, http://host:port
@@ -210,8 +212,8 @@ class Frame(Message, frozen=True, kw_only=True):
     epoch: Numbered
     seq: Numbered  # gapless within the epoch, from 0
     captured_at: Time
-    width: int
-    height: int
+    width: Pixels
+    height: Pixels
     age_ms: NonNegative = 0  # from capture to produce()
     clock: Clock = Clock()
     captured: NonNegative = 0  # of the epoch, this frame's access unit included
@@ -254,7 +256,7 @@ class Detection(Message, frozen=True, kw_only=True):
 
     id: UUID
     label: str
-    class_id: int | None = None
+    class_id: Counted | None = None
     confidence: Fraction
     bounding_box: Box
     normalized_box: Box
@@ -270,8 +272,8 @@ class FrameFacts(Message, frozen=True, kw_only=True):
     id: str
     epoch: Numbered
     seq: Numbered
-    width: int
-    height: int
+    width: Pixels
+    height: Pixels
     captured_at: Time
     published_at: Time | None = None  # the broker's append time
     clock: Clock = Clock()

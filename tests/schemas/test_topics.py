@@ -91,6 +91,7 @@ def test_bytes_that_are_not_the_message_are_refused(topic: Topic[Any], value: by
         ("minconf", b"nan"),
         ("clock", b"a;b;c"),
         ("epoch", str(2**53 + 1).encode()),
+        ("width", b"65536"),
         ("ce_time", b"2026-11-22T12:00:00.5"),
         ("ce_time", b"0001-01-01T00:00:00+14:00"),
         ("ce_time", b"9999-12-31T23:59:59-14:00"),
@@ -149,6 +150,14 @@ def test_a_time_without_offset_or_beyond_all_clocks_is_refused(
     assert planted != value
     with pytest.raises(DecodeError, match="WRONG_SHAPE"):
         topic.decode(planted)
+
+
+def test_a_number_that_its_column_cannot_hold_is_refused() -> None:
+    value, _ = examples(DETECTIONS)[0]
+    planted = value.replace(b'"classId":0', b'"classId":2147483648')
+    assert planted != value
+    with pytest.raises(DecodeError, match="WRONG_SHAPE"):
+        DETECTIONS.decode(planted)
 
 
 def test_a_dead_letter_of_the_largest_message_fits_into_one() -> None:
