@@ -10,25 +10,25 @@ from typing_extensions import override
 from services.gateway.access import Access, Role
 from services.gateway.addresses import Networks
 from services.gateway.app import create_app
-from services.gateway.bury import Burial
 from services.gateway.database import Database
-from services.gateway.follow import Follower
-from services.gateway.hub import Hub
-from services.gateway.news import News
 from services.gateway.observed import Observed
 from services.gateway.owners import Owners
 from services.gateway.pages import Pages
 from services.gateway.parts import Parts
-from services.gateway.reconcile import Reconciler
-from services.gateway.replay import Replays
+from services.gateway.realtime.follow import Follower
+from services.gateway.realtime.hub import Hub
+from services.gateway.realtime.news import News
+from services.gateway.realtime.replay import Replays
+from services.gateway.realtime.sockets import WEBSOCKETS
+from services.gateway.reconciler.bury import Burial
+from services.gateway.reconciler.reconcile import Reconciler
+from services.gateway.reconciler.specs import Specs
 from services.gateway.routes.page import page
 from services.gateway.routes.realtime import realtime
 from services.gateway.seal import Seal
 from services.gateway.settings import Settings, words
 from services.gateway.slots import Slots
 from services.gateway.snapshots import Snapshots
-from services.gateway.sockets import WEBSOCKETS
-from services.gateway.specs import Specs
 from services.process.kafka import client_config
 from services.process.logging import configure_logging
 from services.process.settings import load

@@ -15,11 +15,11 @@ from fastapi import APIRouter, Depends, FastAPI, Response
 
 from schemas.messages import Box, Detection, DetectionRecord, Status, detection_id, now
 from services.gateway.access import Access
-from services.gateway.hub import Hub
-from services.gateway.news import News, RecordNews, StatusData
 from services.gateway.observed import Observed
 from services.gateway.problems import NO_PICTURE, Problem, answer_with_problems
-from services.gateway.replay import Replays
+from services.gateway.realtime.hub import Hub
+from services.gateway.realtime.news import News, RecordNews, StatusData
+from services.gateway.realtime.replay import Replays
 from services.gateway.routes.page import page
 from services.gateway.routes.realtime import realtime
 from tests.gateway.messages import a_record

@@ -10,7 +10,7 @@ import uvicorn
 import uvloop
 from fastapi import FastAPI
 
-from services.gateway.sockets import WEBSOCKETS
+from services.gateway.realtime.sockets import WEBSOCKETS
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import pytest
 
 from schemas.messages import Reason, Status, StreamSpec, now
 from services.gateway.answers import status_of
-from services.gateway.bury import NO_OWNER_AFTER, is_over
+from services.gateway.reconciler.bury import NO_OWNER_AFTER, is_over
 from services.gateway.streams import StreamRow
 from tests.gateway.parts import said
 

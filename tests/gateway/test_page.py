@@ -8,11 +8,11 @@ import pytest
 from fastapi import FastAPI
 from websockets.sync.client import connect
 
-from services.gateway.hub import Hub
-from services.gateway.news import News
 from services.gateway.observed import Observed
 from services.gateway.problems import answer_with_problems
-from services.gateway.replay import Replays
+from services.gateway.realtime.hub import Hub
+from services.gateway.realtime.news import News
+from services.gateway.realtime.replay import Replays
 from services.gateway.routes.page import page
 from services.gateway.routes.realtime import realtime
 from tests.gateway.serving import serving

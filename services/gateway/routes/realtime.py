@@ -11,14 +11,27 @@ from uvicorn.protocols.utils import ClientDisconnected
 from websockets.frames import CloseCode
 
 from schemas.messages import now
-from services.gateway.cursor import UnknownCursor, cursor, watermark
-from services.gateway.hub import Hub, Loss, Subscriber
-from services.gateway.news import News, SnapshotData, StatusData, awaited, gap, status_data, told
 from services.gateway.observed import Observed
 from services.gateway.problems import INVALID, TYPES, Problem
-from services.gateway.replay import Replay, Replays, ReplayStalled
-from services.gateway.sockets import EXTENSION, Wire
-from services.gateway.subscribe import BadSubscription, Subscription, from_message, from_query
+from services.gateway.realtime.cursor import UnknownCursor, cursor, watermark
+from services.gateway.realtime.hub import Hub, Loss, Subscriber
+from services.gateway.realtime.news import (
+    News,
+    SnapshotData,
+    StatusData,
+    awaited,
+    gap,
+    status_data,
+    told,
+)
+from services.gateway.realtime.replay import Replay, Replays, ReplayStalled
+from services.gateway.realtime.sockets import EXTENSION, Wire
+from services.gateway.realtime.subscribe import (
+    BadSubscription,
+    Subscription,
+    from_message,
+    from_query,
+)
 
 LARGEST_MESSAGE = 4 * 1024  # bytes, of a client
 MESSAGES_PER_S = 20

@@ -12,12 +12,12 @@ import structlog
 from confluent_kafka import KafkaException
 
 from schemas.topics import DETECTIONS, EVENTS, HEARTBEATS, STREAM_STATUS, STREAMS, Topic
-from services.gateway.cursor import cursor
-from services.gateway.hub import Hub
-from services.gateway.news import News
 from services.gateway.observed import Observed
+from services.gateway.realtime.cursor import cursor
+from services.gateway.realtime.hub import Hub
+from services.gateway.realtime.news import News
+from services.gateway.realtime.told import Told
 from services.gateway.tail import Start, Tail
-from services.gateway.told import Told
 
 log = structlog.get_logger()
 

@@ -23,9 +23,9 @@ from schemas.messages import (
     StreamStatus,
     wire_time,
 )
-from services.gateway.cursor import watermark
-from services.gateway.sockets import framed
-from services.gateway.subscribe import Subscription
+from services.gateway.realtime.cursor import watermark
+from services.gateway.realtime.sockets import framed
+from services.gateway.realtime.subscribe import Subscription
 
 DELETED = "DELETED"  # the status of a stream that is no more
 

@@ -28,13 +28,13 @@ from schemas.topics import (
     Topic,
 )
 from services.gateway.access import Access, Role
-from services.gateway.cursor import cursor
-from services.gateway.follow import Follower
-from services.gateway.hub import MESSAGES_KEPT, Hub
-from services.gateway.news import News, RecordNews
 from services.gateway.observed import Observed
 from services.gateway.problems import answer_with_problems
-from services.gateway.replay import Replays
+from services.gateway.realtime.cursor import cursor
+from services.gateway.realtime.follow import Follower
+from services.gateway.realtime.hub import MESSAGES_KEPT, Hub
+from services.gateway.realtime.news import News, RecordNews
+from services.gateway.realtime.replay import Replays
 from services.gateway.routes.realtime import realtime
 from tests.gateway.messages import DOOR, NOON, YARD, a_heartbeat, a_record, a_spec, a_status
 from tests.gateway.serving import serving

@@ -21,8 +21,8 @@ from sqlalchemy.pool import NullPool
 
 from schemas.messages import StreamSpec
 from schemas.tables import engine_url
-from services.gateway.bury import Burial
-from services.gateway.specs import Place, Specs, TopicRebuilt
+from services.gateway.reconciler.bury import Burial
+from services.gateway.reconciler.specs import Place, Specs, TopicRebuilt
 from services.gateway.streams import StreamRow, everything
 from services.process.crash import crash_point
 

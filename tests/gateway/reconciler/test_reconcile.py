@@ -14,11 +14,17 @@ from structlog.testing import capture_logs
 from schemas.messages import Status, StreamSpec, image_path, now, snapshot_key
 from schemas.tables import detections, heartbeats, status_history, statuses, streams
 from schemas.topics import STREAMS
-from services.gateway.bury import FORGOTTEN_AFTER, NO_OWNER_AFTER, Burial, is_over, next_sweep
 from services.gateway.observed import Observed
-from services.gateway.reconcile import Reconciler, differences
+from services.gateway.reconciler.bury import (
+    FORGOTTEN_AFTER,
+    NO_OWNER_AFTER,
+    Burial,
+    is_over,
+    next_sweep,
+)
+from services.gateway.reconciler.reconcile import Reconciler, differences
+from services.gateway.reconciler.specs import Place, Specs
 from services.gateway.snapshots import Snapshots
-from services.gateway.specs import Place, Specs
 from tests.gateway.parts import said
 from tests.gateway.test_answers import a_row
 from tests.gateway.test_detections import NAME, NOON
@@ -262,7 +268,7 @@ def test_a_purged_stream_is_swept_ever_more_rarely_and_forgotten_after_what_kafk
 def test_what_comes_of_a_purged_stream_later_is_swept_until_it_is_forgotten(
     engine, topic, monkeypatch
 ):
-    monkeypatch.setattr("services.gateway.bury.next_sweep", lambda _, at: at)
+    monkeypatch.setattr("services.gateway.reconciler.bury.next_sweep", lambda _, at: at)
     row = a_row(id=A)
     store(engine, row)
     wait_until(lambda: agrees(topic, row))
@@ -280,7 +286,7 @@ def test_what_comes_of_a_purged_stream_later_is_swept_until_it_is_forgotten(
 def test_a_purge_takes_rows_and_pictures_of_that_stream_only(
     reconciler, engine, topic, observed, snapshots, monkeypatch
 ):
-    monkeypatch.setattr("services.gateway.bury.ROWS_AT_ONCE", 4)
+    monkeypatch.setattr("services.gateway.reconciler.bury.ROWS_AT_ONCE", 4)
     rows = [a_row(id=A), a_row(id=B)]
     store(engine, *rows)
     found = [

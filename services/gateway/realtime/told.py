@@ -19,7 +19,8 @@ from schemas.topics import (
     STREAMS,
     DecodeError,
 )
-from services.gateway.news import (
+from services.gateway.observed import Observed
+from services.gateway.realtime.news import (
     DELETED,
     GapNews,
     News,
@@ -28,7 +29,6 @@ from services.gateway.news import (
     deleted,
     status_data,
 )
-from services.gateway.observed import Observed
 from services.gateway.tail import Hole
 
 log = structlog.get_logger()

@@ -2,7 +2,12 @@
 
 import pytest
 
-from services.gateway.subscribe import BadSubscription, Subscription, from_message, from_query
+from services.gateway.realtime.subscribe import (
+    BadSubscription,
+    Subscription,
+    from_message,
+    from_query,
+)
 
 
 def test_without_a_word_a_client_wants_everything_but_empty_records() -> None:

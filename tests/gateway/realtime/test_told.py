@@ -8,8 +8,8 @@ from confluent_kafka import Message
 
 from schemas.topics import DETECTIONS, HEARTBEATS, STREAM_STATUS, Topic
 from services.gateway.observed import Observed
-from services.gateway.subscribe import Subscription
-from services.gateway.told import Told
+from services.gateway.realtime.subscribe import Subscription
+from services.gateway.realtime.told import Told
 from tests.gateway.messages import DOOR, a_heartbeat, a_record, a_status
 
 PREFIX = "test."

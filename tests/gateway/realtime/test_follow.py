@@ -16,10 +16,10 @@ from schemas.topics import (
     STREAMS,
     Topic,
 )
-from services.gateway.follow import Follower
-from services.gateway.hub import Hub
-from services.gateway.news import News
 from services.gateway.observed import Observed
+from services.gateway.realtime.follow import Follower
+from services.gateway.realtime.hub import Hub
+from services.gateway.realtime.news import News
 from tests.gateway.messages import DOOR, YARD, a_heartbeat, a_record, a_spec, a_status
 
 Send = Callable[..., None]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from services.gateway.hub import (
+from services.gateway.realtime.hub import (
     BYTES_AT_ONCE,
     BYTES_KEPT,
     LOOP_SHARE_S,

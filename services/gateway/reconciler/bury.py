@@ -16,8 +16,8 @@ from schemas.tables import heartbeats, outcomes, status_history, statuses
 from schemas.topics import DETECTIONS, HEARTBEATS, SNAPSHOTS
 from services.gateway.detections import remove
 from services.gateway.observed import Observed
+from services.gateway.reconciler.specs import Specs
 from services.gateway.snapshots import StoreAway
-from services.gateway.specs import Specs
 from services.gateway.streams import StreamRow, forget
 
 log = structlog.get_logger()

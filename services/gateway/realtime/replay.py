@@ -15,8 +15,6 @@ from confluent_kafka.admin import AdminClient
 
 from schemas.messages import now
 from schemas.topics import DETECTIONS, EVENTS, HEARTBEATS, Topic
-from services.gateway.cursor import cursor
-from services.gateway.news import News
 from services.gateway.observed import Observed
 from services.gateway.offsets import (
     ANSWER_WITHIN_S,
@@ -28,7 +26,9 @@ from services.gateway.offsets import (
     resolved,
     since,
 )
-from services.gateway.told import Told
+from services.gateway.realtime.cursor import cursor
+from services.gateway.realtime.news import News
+from services.gateway.realtime.told import Told
 
 TOPICS: dict[str, Topic[Any]] = {
     "detection": DETECTIONS,

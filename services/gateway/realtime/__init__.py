@@ -1,0 +1,1 @@
+"""The topics -> follow -> told -> news -> hub -> every WebSocket; replay -> one that comes back."""

@@ -1,0 +1,1 @@
+"""The streams table -> reconcile -> specs -> streams.v1; bury: what was deleted and has ended."""

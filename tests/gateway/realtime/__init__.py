@@ -1,0 +1,1 @@
+"""The realtime half: topics in, WebSockets out."""

@@ -1,0 +1,1 @@
+"""streams.v1 agrees with the table, whatever happens."""
