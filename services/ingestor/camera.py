@@ -1,4 +1,4 @@
-"""One camera, in a process of its own: locate -> capture -> pace -> compress -> its ingestor.
+"""One camera, in a process of its own: locate -> relay -> capture -> pace -> compress -> ingestor.
 
 Crash-only: it owns nothing but its connection. It ends when it is told to, when the source is lost
 (having said why), and within moments of its ingestor's death: its parent is the fork server, so no
@@ -32,8 +32,16 @@ from services.ingestor.link import (
     receive_down,
     send,
 )
-from services.ingestor.locate import FileSource, Forbidden, NotFound, NoTlsYet, Rules, locate
+from services.ingestor.locate import (
+    FileSource,
+    Forbidden,
+    NotFound,
+    RtspSource,
+    Rules,
+    locate,
+)
 from services.ingestor.pace import Pacer
+from services.ingestor.relay import NotReached, Place, relay
 from services.ingestor.stamp import MediaClock, WallClock, choose
 
 LARGEST_JPEG = 1_900_000  # bytes; with its headers it must fit into LARGEST_MESSAGE
@@ -83,12 +91,10 @@ def show(order: Order, controls: Controls, link: socket.socket) -> Ended | Faile
     try:
         with opened(order) as (source, loops):
             return play(source, loops, order, Report(link, controls))
-    except CaptureFailed as error:
+    except (CaptureFailed, NotReached) as error:
         return Failed(error.reason, error.detail)
     except Forbidden as error:
         return Failed(Reason.SOURCE_FORBIDDEN, str(error))
-    except NoTlsYet:
-        return Failed(Reason.TLS)
     except NotFound as error:
         missing = order.url.startswith("file:")
         return Failed(Reason.NOT_FOUND if missing else Reason.UNREACHABLE, str(error))
@@ -108,8 +114,22 @@ def opened(order: Order) -> Iterator[tuple[Source, bool]]:
         with clip(location.path) as source:
             yield source, location.loops
     else:
-        with rtsp(location.url) as source:
+        with relayed(location) as source:
             yield source, False
+
+
+@contextmanager
+def relayed(location: RtspSource) -> Iterator[Source]:
+    """Raises Forbidden where the camera sends us elsewhere: nobody goes there."""
+    name = location.host if location.is_secured else None
+    with relay(Place(location.addresses, location.port, name)) as way:
+        try:
+            with rtsp(location.through(way.port)) as source:
+                yield source
+        except CaptureFailed:
+            if way.was_redirected:
+                raise Forbidden("It redirects to another address") from None
+            raise
 
 
 def play(source: Source, loops: bool, order: Order, report: "Report") -> Ended | Failed:

@@ -11,7 +11,7 @@ Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 Resolve = Callable[[str, int], Iterable[str]]
 
-DEFAULT_PORTS = {"rtsp": 554}
+DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322}
 NAT64 = IPv6Network("64:ff9b::/96")
 REFUSED_UNLESS_ALLOWED = tuple(
     ip_network(network)
@@ -34,10 +34,6 @@ REFUSED_UNLESS_ALLOWED = tuple(
 
 class Forbidden(Exception):
     """The rules of this installation don't let a camera point there; the message says why."""
-
-
-class NoTlsYet(Exception):
-    """A source over TLS: nothing here checks its certificate, so it is not opened."""
 
 
 class NotFound(Exception):
@@ -68,9 +64,21 @@ class FileSource:
 
 @dataclass(frozen=True)
 class RtspSource:
-    """The url as FFmpeg must have it, with the password in it: it lives in this process only."""
+    """A camera, at addresses that the rules permit."""
 
-    url: str = field(repr=False)
+    addresses: Sequence[str]
+    host: str
+    port: int
+    is_secured: bool  # by TLS
+    _parts: SplitResult = field(repr=False)
+    _userinfo: str | None = field(repr=False)
+
+    def through(self, port: int) -> str:
+        """The url as FFmpeg must have it to reach the camera by a port of this machine; with the
+        password in it: it lives in this process only."""
+        place = f"127.0.0.1:{port}"
+        netloc = place if self._userinfo is None else f"{self._userinfo}@{place}"
+        return self._parts._replace(scheme="rtsp", netloc=netloc, fragment="").geturl()
 
 
 def addresses(host: str, port: int) -> list[str]:
@@ -86,16 +94,21 @@ def locate(
     rules: Rules,
     resolve: Resolve = addresses,
 ) -> FileSource | RtspSource:
-    """Raises Forbidden, NoTlsYet or NotFound."""
+    """Raises Forbidden or NotFound."""
     parts = split(url)
     if parts.scheme == "file":
         return _file(parts, rules.media_path)
     if parts.scheme in DEFAULT_PORTS and parts.hostname:
-        _check(parts.hostname, parts.port or DEFAULT_PORTS[parts.scheme], rules, resolve)
-        return RtspSource(with_userinfo(parts, username, password))
-    if parts.scheme == "rtsps":
-        raise NoTlsYet
-    raise Forbidden("Only rtsp:// addresses and file:NAME are opened")
+        port = parts.port or DEFAULT_PORTS[parts.scheme]
+        return RtspSource(
+            _checked(parts.hostname, port, rules, resolve),
+            parts.hostname,
+            port,
+            parts.scheme == "rtsps",
+            parts,
+            userinfo(username, password),
+        )
+    raise Forbidden("Only rtsp:// and rtsps:// addresses and file:NAME are opened")
 
 
 def split(url: str) -> SplitResult:
@@ -108,15 +121,12 @@ def split(url: str) -> SplitResult:
     return parts
 
 
-def with_userinfo(parts: SplitResult, username: str | None, password: str | None) -> str:
+def userinfo(username: str | None, password: str | None) -> str | None:
     """FFmpeg takes credentials only in the url, percent-encoded."""
-    host = parts.netloc.rpartition("@")[2]
     if username is None:
-        return parts._replace(netloc=host, fragment="").geturl()
-    userinfo = quote(username, safe="")
-    if password is not None:
-        userinfo += f":{quote(password, safe='')}"
-    return parts._replace(netloc=f"{userinfo}@{host}", fragment="").geturl()
+        return None
+    name = quote(username, safe="")
+    return name if password is None else f"{name}:{quote(password, safe='')}"
 
 
 def _file(parts: SplitResult, media_path: Path) -> FileSource:
@@ -136,8 +146,9 @@ def _file(parts: SplitResult, media_path: Path) -> FileSource:
     return FileSource(path, loops=parse_qs(parts.query).get("loop") == ["1"])
 
 
-def _check(host: str, port: int, rules: Rules, resolve: Resolve) -> None:
-    """Every address the name has must be permitted: FFmpeg may take any of them."""
+def _checked(host: str, port: int, rules: Rules, resolve: Resolve) -> tuple[str, ...]:
+    """The name's addresses, asked for once. Each must be permitted: one that is not says that
+    somebody means us to look inside."""
     try:
         found = [ip_address(address.partition("%")[0]) for address in resolve(host, port)]
     except (OSError, UnicodeError):
@@ -145,6 +156,7 @@ def _check(host: str, port: int, rules: Rules, resolve: Resolve) -> None:
     for address in found:
         if not all(rules.permit(place) for place in _places(address)):
             raise Forbidden(f"Cameras may not be at {address} in this installation")
+    return tuple(map(str, found))
 
 
 def _places(address: Address) -> list[Address]:

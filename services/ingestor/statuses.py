@@ -58,8 +58,9 @@ TEXTS: dict[Reason, tuple[str, str]] = {
         "Check its network for loss, and how many viewers it allows; restart it if it stays so.",
     ),
     Reason.TLS: (
-        "Cameras over TLS (rtsps) are not supported by this version yet",
-        "Use the camera's rtsp:// address, inside a network that you trust.",
+        "The camera's certificate can't be trusted, or it speaks no TLS",
+        "Give the camera a certificate for the name in its address, from an authority that the "
+        "ingestors trust (SSL_CERT_FILE), or use its rtsp:// address in a network that you trust.",
     ),
     Reason.CODEC_UNSUPPORTED: (
         "The camera's video can't be decoded",

@@ -8,7 +8,6 @@ from services.ingestor.locate import (
     FileSource,
     Forbidden,
     NotFound,
-    NoTlsYet,
     RtspSource,
     Rules,
     locate,
@@ -59,11 +58,6 @@ def test_a_file_of_the_media_folder_is_found_by_its_name(rules):
 def test_nothing_else_is_opened(url, rules):
     with pytest.raises(Forbidden):
         located(url, rules)
-
-
-def test_a_camera_over_tls_is_told_from_a_forbidden_one(rules):
-    with pytest.raises(NoTlsYet):
-        located("rtsps://camera/x", rules)
 
 
 @pytest.mark.parametrize("url", ["file:nothing.mp4", "file:%00", "file:.", "file:" + "x" * 5000])
@@ -135,11 +129,26 @@ def test_a_name_that_nobody_knows_is_not_found(rules):
 def test_credentials_are_percent_encoded_and_stay_out_of_sight(rules):
     source = located("rtsp://camera:8554/a?b=c", rules, username="us er", password="p@:/#?%ü$(x)")
     assert isinstance(source, RtspSource)
-    assert source.url == ("rtsp://us%20er:p%40%3A%2F%23%3F%25%C3%BC%24%28x%29@camera:8554/a?b=c")
-    assert "us" not in repr(source)
+    assert source.through(7) == (
+        "rtsp://us%20er:p%40%3A%2F%23%3F%25%C3%BC%24%28x%29@127.0.0.1:7/a?b=c"
+    )
+    assert "us%20er" not in repr(source)
 
 
 def test_userinfo_in_the_address_itself_is_not_used(rules):
     source = located("rtsp://other:word@camera/a", rules)
     assert isinstance(source, RtspSource)
-    assert source.url == "rtsp://camera/a"
+    assert source.through(7) == "rtsp://127.0.0.1:7/a"
+
+
+def test_a_name_is_looked_up_once_and_dialled_by_what_was_checked(rules):
+    answers = iter([(PUBLIC,), ("127.0.0.1",)])
+    source = locate("rtsp://camera/a", None, None, rules, resolve=lambda host, port: next(answers))
+    assert isinstance(source, RtspSource)
+    assert (source.addresses, source.port, source.is_secured) == ((PUBLIC,), 554, False)
+
+
+def test_a_camera_over_tls_has_a_port_of_its_own(rules):
+    source = located("rtsps://camera/a", rules)
+    assert isinstance(source, RtspSource)
+    assert (source.host, source.port, source.is_secured) == ("camera", 322, True)

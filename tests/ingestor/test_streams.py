@@ -175,7 +175,7 @@ def test_a_camera_that_fails_says_why(ingestor, topics, cameras, where, reason):
         ("file:vtest_12s.boxes.json", Reason.NO_VIDEO),
         ("rtsp://169.254.169.254/latest", Reason.SOURCE_FORBIDDEN),
         ("http://127.0.0.1/x", Reason.SOURCE_FORBIDDEN),
-        ("rtsps://127.0.0.1/x", Reason.TLS),
+        ("rtsps://127.0.0.1:{closed}/x", Reason.UNREACHABLE),
         ("rtsp://127.0.0.1:{closed}/x", Reason.UNREACHABLE),
     ],
 )
