@@ -22,6 +22,7 @@ from deploy.local.service import SERVICES
 from deploy.local.up import Exit, Start, up, up_detached
 
 MOST_REPLICAS = 50
+PROCESS_NAMES = "kafka, postgres, cameras, or a replica as detector.1"
 
 Run = Callable[[argparse.Namespace], Exit]
 
@@ -51,6 +52,13 @@ def parser() -> argparse.ArgumentParser:
     grow = job(jobs, "scale", "run so many replicas of a service", run_scale)
     grow.add_argument("wished", nargs="+", type=replicas, metavar="SERVICE=N")
     grow.add_argument("--timeout", type=float, default=60.0, help="seconds")
+    away = job(jobs, "hold", "end a process and keep it away: try an outage", run_hold)
+    away.add_argument("name", metavar="NAME", help=PROCESS_NAMES)
+    away.add_argument("--signal", choices=("KILL", "TERM"), default="KILL", help="TERM: ask it to")
+    away.add_argument("--timeout", type=float, default=60.0, help="seconds")
+    back = job(jobs, "release", "let it come back", run_release)
+    back.add_argument("name", metavar="NAME", help=PROCESS_NAMES)
+    back.add_argument("--timeout", type=float, default=60.0, help="seconds")
     logs = job(jobs, "logs", "print a log", run_logs)
     logs.add_argument("name", metavar="SERVICE[.N]", help="or kafka, postgres, cameras, supervisor")
     cameras = jobs.add_parser("cameras", help="simulated cameras of a running stack")
@@ -143,6 +151,14 @@ def run_status(arguments: argparse.Namespace) -> Exit:
 
 def run_scale(arguments: argparse.Namespace) -> Exit:
     return commands.scale(arguments.data, dict(arguments.wished), arguments.timeout)
+
+
+def run_hold(arguments: argparse.Namespace) -> Exit:
+    return commands.hold(arguments.data, arguments.name, arguments.signal, arguments.timeout)
+
+
+def run_release(arguments: argparse.Namespace) -> Exit:
+    return commands.release(arguments.data, arguments.name, arguments.timeout)
 
 
 def run_logs(arguments: argparse.Namespace) -> Exit:

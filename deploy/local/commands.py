@@ -19,15 +19,17 @@ STOP_TIMEOUT_S = 120.0
 CAMERAS_TIMEOUT_S = 10.0
 
 
+class NoSuchProcess(ValueError):
+    """No part or replica of that name."""
+
+
 def status(place: Place) -> tuple[Described, Exit]:
     """`stack.json` without its secret, and whether each process does its work now. NoStack."""
     place.supervisor()
     described = place.described()
-    for service in described["services"]:
-        service["healthy"] = says_ready(service["service"], service["httpPort"])
-    for part in described["parts"]:
-        part["healthy"] = answers(part["port"])
     everyone = described["services"] + described["parts"]
+    for process in everyone:
+        process["healthy"] = is_healthy(process)
     described["healthy"] = described["ready"] and all(one["healthy"] for one in everyone)
     del described["apiKey"]
     return described, Exit.OK if described["healthy"] else Exit.UNHEALTHY
@@ -38,7 +40,7 @@ def print_status(described: Described) -> None:
     for part in described["parts"]:
         print(f"{part['name']:<12} {mood(part):<8} pid {part['pid']} port {part['port']}")
     for service in described["services"]:
-        name = f"{service['service']}.{service['replica']}"
+        name = name_of(service)
         where = f"pid {service['pid']} port {service['httpPort']} restarts {service['restarts']}"
         print(f"{name:<12} {mood(service):<8} {where}")
     print(described["gatewayUrl"] or described["kafkaBootstrapServers"])
@@ -72,6 +74,54 @@ def scale(place: Place, wished: dict[str, int], timeout_s: float) -> Exit:
         return all(ready_replicas(services, kind) == count for kind, count in wished.items())
 
     return Exit.OK if wait_for(is_so, timeout_s) else Exit.NOT_READY
+
+
+def hold(place: Place, name: str, signal_: str, timeout_s: float) -> Exit:
+    """End a part or a replica of a service, and wait until it has ended: it stays away."""
+    place.supervisor()
+    process_named(place, name)
+    place.hold_only(place.holds() | {name: signal_})
+
+    def is_away() -> bool:
+        return name in place.described()["held"] and process_named(place, name)["pid"] is None
+
+    return Exit.OK if wait_for(is_away, timeout_s) else Exit.NOT_READY
+
+
+def release(place: Place, name: str, timeout_s: float) -> Exit:
+    """Let it start again, and wait until it does its work."""
+    place.supervisor()
+    process_named(place, name)
+    place.hold_only({held: how for held, how in place.holds().items() if held != name})
+
+    def is_back() -> bool:
+        return name not in place.described()["held"] and is_healthy(process_named(place, name))
+
+    return Exit.OK if wait_for(is_back, timeout_s) else Exit.NOT_READY
+
+
+def process_named(place: Place, name: str) -> dict[str, Any]:
+    """What `stack.json` says of `kafka` or `detector.2`. Raises NoSuchProcess."""
+    described = place.described()
+    for process in (*described["parts"], *described["services"]):
+        if name_of(process) == name:
+            return dict(process)
+    raise NoSuchProcess(f"no process {name} in this stack")
+
+
+def name_of(process: dict[str, Any]) -> str:
+    """As its log is named."""
+    if "service" not in process:
+        return str(process["name"])
+    return f"{process['service']}.{process['replica']}"
+
+
+def is_healthy(process: dict[str, Any]) -> bool:
+    if process["pid"] is None:
+        return False
+    if "service" in process:
+        return says_ready(process["service"], process["httpPort"])
+    return answers(process["port"])
 
 
 def ready_replicas(services: list[dict[str, Any]], kind: str) -> int:

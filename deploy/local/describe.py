@@ -32,6 +32,7 @@ def describe(
         "cameras": cameras,
         "services": [described_service(keeper) for keeper in services],
         "parts": [described_part(keeper) for keeper in parts],
+        "held": [keeper.part.name for keeper in keepers if keeper.is_held],
     }
 
 

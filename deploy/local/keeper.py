@@ -15,7 +15,7 @@ LONGEST_DELAY_S = 10.0
 STEADY_AFTER_S = 30.0
 STOP_GRACE_S = 10.0
 
-State = Literal["starting", "ready", "failed", "stopped"]
+State = Literal["starting", "ready", "failed", "held", "stopped"]
 
 
 class Keeper:
@@ -33,6 +33,8 @@ class Keeper:
         self._child: Child | None = None
         self._spawning = threading.Lock()
         self._stopping = threading.Event()
+        self._free = threading.Event()
+        self._free.set()
         self._thread = threading.Thread(target=self._keep, name=part.name, daemon=True)
 
     def start(self) -> None:
@@ -49,6 +51,7 @@ class Keeper:
         Returns the exit status it ended with; None if it was not running.
         """
         self._stopping.set()
+        self._free.set()
         with self._spawning:
             child = self._child
         was_running = child is not None and child.poll() is None
@@ -56,6 +59,21 @@ class Keeper:
         self._thread.join()
         self._become("stopped")
         return status if was_running else None
+
+    @property
+    def is_held(self) -> bool:
+        return not self._free.is_set()
+
+    def hold(self, *, gently: bool) -> None:
+        """End it, and do not start it again before `release`."""
+        with self._spawning:
+            self._free.clear()
+            if self._child is not None:
+                (self._child.ask_to_stop if gently else self._child.kill)()
+
+    def release(self) -> None:
+        """Starts at once what was held."""
+        self._free.set()
 
     def kill(self) -> None:
         """At once, for who can't wait; `stop` still has to be called."""
@@ -71,11 +89,20 @@ class Keeper:
             self._run_once()
             if time.monotonic() - began > STEADY_AFTER_S:
                 delay_s = FIRST_DELAY_S
-            if self._stopping.wait(delay_s):
+            if self._is_over(delay_s):
                 return
             delay_s = min(2 * delay_s, LONGEST_DELAY_S)
             self.restarts += 1
             self.state = "starting"  # told once it has a process
+
+    def _is_over(self, delay_s: float) -> bool:
+        """Waits until the next start, or says at once that there is none."""
+        if not self.is_held:
+            self._stopping.wait(delay_s)
+        if self.is_held:
+            self._become("held")
+            self._free.wait()
+        return self._stopping.is_set()
 
     def _run_once(self) -> None:
         """From its start to its end."""
@@ -92,7 +119,7 @@ class Keeper:
         """None when it must not start any more."""
         command = self.part.command()
         with self._spawning:
-            if self._stopping.is_set():
+            if self._stopping.is_set() or self.is_held:
                 return None
             rotate(command.log)
             self.started_at = datetime.now(UTC)

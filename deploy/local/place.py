@@ -51,6 +51,10 @@ class Place:
         return self.folder / "scale.json"
 
     @property
+    def holds_file(self) -> Path:
+        return self.folder / "holds.json"
+
+    @property
     def ports_file(self) -> Path:
         return self.folder / "ports.json"
 
@@ -137,6 +141,16 @@ class Place:
     def want_only(self, scale: dict[str, int]) -> None:
         """So many replicas, and one of each service that is not named."""
         write_whole(self.scale_file, json.dumps(scale))
+
+    def holds(self) -> dict[str, str]:
+        """Which processes are to stay away, and how each is ended: `KILL`, or asked to: `TERM`."""
+        if not self.holds_file.exists():
+            return {}
+        holds: dict[str, str] = json.loads(self.holds_file.read_text())
+        return holds
+
+    def hold_only(self, holds: dict[str, str]) -> None:
+        write_whole(self.holds_file, json.dumps(holds))
 
 
 def locked(file: IO[str], kind: int) -> bool:

@@ -61,6 +61,7 @@ class Stack:
         PortTaken, NoPostgres."""
         deadline = time.monotonic() + self._wish.timeout_s
         self._place.stack_file.unlink(missing_ok=True)
+        self._place.holds_file.unlink(missing_ok=True)
         self.plan.claim_ports()
         for clip in BUNDLED.glob("*.mp4"):
             shutil.copyfile(clip, self._place.media / clip.name)
@@ -86,14 +87,14 @@ class Stack:
         self._interrupts += 1
 
     def tend(self) -> None:
-        """Until interrupted: follow the wished scale and the list of cameras, say what changed,
-        keep logs bounded."""
+        """Until interrupted: follow the wished scale, holds and cameras, say what changed, keep
+        logs bounded."""
         while not self._interrupts:
             has_news = self._news.wait(LOOK_S)
             self._news.clear()
             self._warden.ensure()
             try:
-                if self._follow_cameras() or self._scale() or has_news:
+                if any((self._follow_cameras(), self._scale(), self._hold(), has_news)):
                     self._describe()
                 for log in self._place.logs.glob("*.log"):
                     rotate(log)
@@ -130,6 +131,17 @@ class Stack:
                 self._keep(self.plan.service(kind, replica))
         self._stop(running - names.keys())
         return running != names.keys()
+
+    def _hold(self) -> bool:
+        """Whether anything is held or released now that was not before."""
+        holds = self._place.holds()
+        changed = [kept for name, kept in self._keepers.items() if kept.is_held != (name in holds)]
+        for keeper in changed:
+            if keeper.is_held:
+                keeper.release()
+            else:
+                keeper.hold(gently=holds[keeper.part.name] == "TERM")
+        return bool(changed)
 
     def _keep(self, part: Part) -> None:
         keeper = Keeper(part, self._warden, self._noticed)
@@ -193,4 +205,4 @@ class Stack:
 
 
 def stage_of(keeper: Keeper) -> str:
-    return {"ready": "ready", "stopped": "stop"}.get(keeper.state, "start")
+    return {"ready": "ready", "stopped": "stop", "held": "stop"}.get(keeper.state, "start")

@@ -11,7 +11,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import psycopg
 from confluent_kafka import KafkaException
@@ -49,18 +49,20 @@ def check(stack: Stack, stream_id: str | None = None, grace_s: float = GRACE_S) 
 
 def as_json(verdict: Verdict) -> str:
     """One line."""
-    return json.dumps(
-        {
-            "streams": verdict.streams,
-            "published": verdict.published,
-            "outcomes": verdict.outcomes,
-            "repeats": verdict.repeats,
-            "unread": verdict.unread,
-            "rows": verdict.rows,
-            "violations": [one.as_json() for one in verdict.violations[:MOST_SHOWN]],
-            "pass": verdict.passes,
-        }
-    )
+    return json.dumps(summary(verdict))
+
+
+def summary(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "streams": verdict.streams,
+        "published": verdict.published,
+        "outcomes": verdict.outcomes,
+        "repeats": verdict.repeats,
+        "unread": verdict.unread,
+        "rows": verdict.rows,
+        "violations": [one.as_json() for one in verdict.violations[:MOST_SHOWN]],
+        "pass": verdict.passes,
+    }
 
 
 def usage(problem: str) -> NoReturn:

@@ -1,0 +1,107 @@
+"""A schedule of faults, done to a running stack, each waited for until the system moved again."""
+
+import sys
+import time
+from collections.abc import Collection, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from schemas.messages import now
+from tests.faults.books import Violation
+from tests.faults.kinds import Fault, made
+from tests.faults.pulse import Pulse
+from tests.faults.schedule import Planned
+from tests.faults.site import NotThere, Site
+
+BACK_S = 120.0
+"""Beyond any bar: whatever moves again later than that did not do so by itself."""
+POLL_S = 0.25
+
+
+@dataclass(frozen=True)
+class Done:
+    """A fault that was."""
+
+    planned: Planned
+    target: str
+    at: float
+    lasted: float
+    back_s: float | None
+    """From its end until each stream had a new frame answered and stored; None: too long."""
+    problem: str = ""
+
+    def as_json(self) -> dict[str, Any]:
+        back_s = None if self.back_s is None else round(self.back_s, 1)
+        return {
+            "kind": self.planned.kind.name,
+            "target": self.target,
+            "at": round(self.at, 1),
+            "lasted": round(self.lasted, 1),
+            "back_s": back_s,
+            "row": self.planned.kind.row,
+        }
+
+    def violations(self) -> list[Violation]:
+        name = f"{self.planned.kind.name} {self.target} at {self.at:.0f} s"
+        if self.problem:
+            return [Violation("FAULT_FAILED", f"{name}: {self.problem}", ())]
+        if self.back_s is None:
+            return [Violation("NOT_BACK", f"{name}: not within {BACK_S:.0f} s", ())]
+        return []
+
+
+class Suite:
+    """Each fault in a thread of its own: they may overlap."""
+
+    def __init__(self, site: Site, pulse: Pulse, streams: Collection[str]) -> None:
+        self._site = site
+        self._pulse = pulse
+        self._streams = streams
+        self._began = 0.0
+
+    def run(self, schedule: Sequence[Planned]) -> list[Done]:
+        """In the order in which they began, all over and recovered from, or given up."""
+        self._began = time.monotonic()
+        with ThreadPoolExecutor(len(schedule), "fault") as pool:
+            doing: list[Future[Done]] = []
+            for planned in schedule:
+                time.sleep(max(0.0, self._began + planned.at - time.monotonic()))
+                doing.append(pool.submit(self._do, planned))
+        return [done.result() for done in doing]
+
+    def _since_start(self) -> float:
+        return time.monotonic() - self._began
+
+    def _do(self, planned: Planned) -> Done:
+        fault: Fault | None = None
+        at = self._since_start()
+        try:
+            fault = made(planned, self._site)
+            with self._site.alone(fault.target):
+                fault.begin()
+                at = self._since_start()
+                tell(f"{at:6.1f} s  {planned.kind.name} {fault.target}")
+                time.sleep(planned.lasts)
+                fault.end()
+        except NotThere as error:
+            name = planned.kind.target if fault is None else fault.target
+            return Done(planned, name, at, self._since_start() - at, None, str(error))
+        lasted = self._since_start() - at
+        done = Done(planned, fault.target, at, lasted, self._time_to_move())
+        took = "never" if done.back_s is None else f"after {done.back_s:.1f} s"
+        tell(f"{self._since_start():6.1f} s  moves {took}: {planned.kind.name} {done.target}")
+        return done
+
+    def _time_to_move(self) -> float | None:
+        since, began = now(), time.monotonic()
+        while self._pulse.stalled(since, self._streams):
+            if time.monotonic() - began > BACK_S:
+                return None
+            time.sleep(POLL_S)
+        return time.monotonic() - began
+
+
+def tell(line: str) -> None:
+    """Progress, for a person."""
+    print(line, file=sys.stderr, flush=True)
