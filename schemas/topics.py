@@ -41,6 +41,7 @@ Facts = dict[str, str]
 LARGEST_DEAD_PAYLOAD = 64 * 1024  # bytes; a dead letter itself must never be refused
 LARGEST_DEAD_KEY = 1024  # characters
 LARGEST_DEAD_HEADERS = 64 * 1024  # bytes
+LONGEST_READ = 16 * 1024  # of a key or an error, for its secrets
 LATEST_MS = 10**13  # beyond any time that is one
 LARGEST_MESSAGE = 2_000_000  # bytes, the brokers' message.max.bytes
 
@@ -362,21 +363,36 @@ class Origin:
     headers: Headers
 
 
-def dead_letter(origin: Origin, reason: str, error: str, service: str) -> DeadLetter:
+Redact = Callable[[str], str]
+"""Takes the secrets out of a text: services.process.redact."""
+
+
+def dead_letter(
+    origin: Origin, reason: str, error: str, service: str, redact: Redact
+) -> DeadLetter:
+    """What could not be read may hold what should not be stored: key, error and payload are kept
+    without their secrets. `sha256` and `size` are of the value as it was, by which it is found in
+    its own topic while that still has it; a payload with another sum had a secret in it."""
     value = origin.value or b""
     return DeadLetter(
         topic=origin.topic,
         partition=origin.partition,
         offset=origin.offset,
         timestamp=_time_of(origin.timestamp_ms),
-        key=None if origin.key is None else _cut_key(origin.key),
+        key=None if origin.key is None else _cut_key(origin.key, redact),
         reason=reason,
-        error=error[:1000],
+        error=redact(error[:LONGEST_READ])[:1000],
         sha256=hashlib.sha256(value).hexdigest(),
         size=len(value),
         service=service,
-        payload=base64.b64encode(value).decode() if len(value) < LARGEST_DEAD_PAYLOAD else None,
+        payload=_payload(value, redact) if len(value) < LARGEST_DEAD_PAYLOAD else None,
     )
+
+
+def _payload(value: bytes, redact: Redact) -> str:
+    """Whatever the bytes are, those that are text are read as such."""
+    text = value.decode("utf-8", "surrogateescape")
+    return base64.b64encode(redact(text).encode("utf-8", "surrogateescape")).decode()
 
 
 def _time_of(milliseconds: int | None) -> datetime | None:
@@ -385,17 +401,28 @@ def _time_of(milliseconds: int | None) -> datetime | None:
     return at if FIRST_TIME <= at < LAST_TIME else None
 
 
-def _cut_key(key: bytes) -> str:
-    return key[:LARGEST_DEAD_KEY].decode(errors="replace")
+def _cut_key(key: bytes, redact: Redact) -> str:
+    """Cut once its secrets are gone: half of one would not be known for what it is."""
+    return redact(key[:LONGEST_READ].decode(errors="replace"))[:LARGEST_DEAD_KEY]
 
 
-def origin_headers(origin: Origin) -> list[Header]:
-    """The original headers, to stand after the dead letter's own: as many as there is room for."""
+def origin_headers(origin: Origin, redact: Redact) -> list[Header]:
+    """The original headers without secrets, to stand after the dead letter's own: as many as there
+    is room for."""
     kept: list[Header] = []
     room = LARGEST_DEAD_HEADERS
     for name, value in origin.headers:
         room -= len(name.encode()) + len(value or b"")
         if room < 0:
             break
-        kept.append((f"origin_{name}", value or b""))
+        kept.append(_redacted(name, value or b"", redact))
     return kept
+
+
+def _redacted(name: str, value: bytes, redact: Redact) -> Header:
+    """Read together: `password: x` is one, x is none."""
+    before = f"{name}="
+    text = redact(before + value.decode("utf-8", "surrogateescape"))
+    if not text.startswith(before):
+        return f"origin_{redact(name)}", b""
+    return f"origin_{name}", text.removeprefix(before).encode("utf-8", "surrogateescape")

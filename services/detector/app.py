@@ -48,6 +48,7 @@ from services.detector.publish import Publisher, TooLarge
 from services.detector.ration import Ration
 from services.detector.record import Finding
 from services.process.crash import crash_point
+from services.process.redact import redact
 from services.process.trace import child_of
 
 log = structlog.get_logger()
@@ -320,9 +321,9 @@ class Detector:
 
     async def _write_letter(self, delivery: Delivery, error: DecodeError) -> None:
         origin = _origin(delivery, FRAMES.named(self._outside.prefix))
-        letter = dead_letter(origin, error.reason, str(error), "detector")
+        letter = dead_letter(origin, error.reason, str(error), "detector", redact)
         try:
-            await self._post(letter, delivery, origin_headers(origin))
+            await self._post(letter, delivery, origin_headers(origin, redact))
         except TooLarge:
             bare = msgspec.structs.replace(letter, key=None, payload=None)
             await self._post(bare, delivery, [])

@@ -10,6 +10,7 @@ import msgspec
 from nacl.public import PublicKey, SealedBox
 
 from services.gateway.addresses import Address, Credentials
+from services.process.redact import hide
 
 
 class NoSealingKey(Exception):
@@ -25,6 +26,7 @@ class Seal:
     def sealed(self, stream_id: str, address: Address, credentials: Credentials) -> str:
         if self._box is None:
             raise NoSealingKey
+        hide(credentials.password)
         content = {
             "streamId": stream_id,
             "scheme": address.scheme,

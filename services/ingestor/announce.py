@@ -21,6 +21,7 @@ from schemas.topics import (
     origin_headers,
 )
 from services.ingestor import metrics
+from services.process.redact import redact
 from services.process.trace import new_traceparent
 
 log = structlog.get_logger()
@@ -58,8 +59,8 @@ class Announcer:
         return self._say(INSTANCES, instance, acknowledged=acknowledged)
 
     def bury(self, origin: Origin, reason: str, error: str) -> bool:
-        letter = dead_letter(origin, reason, error, "ingestor")
-        return self._say(DEAD_LETTERS, letter, more=origin_headers(origin))
+        letter = dead_letter(origin, reason, error, "ingestor", redact)
+        return self._say(DEAD_LETTERS, letter, more=origin_headers(origin, redact))
 
     def _say(
         self,

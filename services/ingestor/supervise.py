@@ -32,6 +32,7 @@ from services.ingestor.newest import Newest, Still
 from services.ingestor.publish import Account, Outbox, Send, Waiting
 from services.ingestor.unseal import SealBroken
 from services.process.crash import crash_point
+from services.process.redact import redact
 
 log = structlog.get_logger()
 
@@ -376,7 +377,7 @@ class Stream:
         )
         self._retry_at_s = time.monotonic() + wait_s
         self._state = statuses.failed(
-            self._state, reason, detail, statuses.Attempt(self._failures, now(), wait_s)
+            self._state, reason, detail and redact(detail), statuses.Attempt(self._failures, now(), wait_s)
         )
         metrics.FAILURES.labels(reason).inc()
         if self._failures == 1 or self._is_due_to_say():

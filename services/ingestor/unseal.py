@@ -5,10 +5,15 @@ from binascii import Error as NotBase64
 from collections.abc import Sequence
 from urllib.parse import urlsplit
 
+import structlog
 from msgspec import DecodeError, Struct, ValidationError, json
 from nacl.exceptions import CryptoError
 from nacl.public import PrivateKey, SealedBox
 from typing_extensions import override
+
+from services.process.redact import hide
+
+log = structlog.get_logger()
 
 DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322}
 
@@ -48,8 +53,15 @@ def _text(key: bytes) -> str:
 
 
 def unseal(sealed: str, keys: Sequence[PrivateKey], stream_id: str, url: str) -> Credentials:
-    """Raises SealBroken, also where they were sealed for another stream or another address."""
-    credentials = _decoded(_opened(sealed, keys))
+    """Raises SealBroken, also where they were sealed for another stream or another address.
+
+    What an older key opens is worth a line: that key can go once there is none any more.
+    """
+    opened, age = _opened(sealed, keys)
+    credentials = _decoded(opened)
+    hide(credentials.password or "")
+    if age:
+        log.warning("seal.outdated", stream=stream_id, key=age + 1)
     if credentials.stream_id != stream_id:
         raise SealBroken("The stored credentials belong to another stream")
     if (credentials.scheme, credentials.host, _port(credentials)) != address(url):
@@ -70,14 +82,15 @@ def _port(credentials: Credentials) -> int | None:
     return credentials.port or DEFAULT_PORTS.get(credentials.scheme)
 
 
-def _opened(sealed: str, keys: Sequence[PrivateKey]) -> bytes:
+def _opened(sealed: str, keys: Sequence[PrivateKey]) -> tuple[bytes, int]:
+    """And which key did it, from 0."""
     try:
         box = b64decode(sealed, validate=True)
     except NotBase64:
         raise SealBroken("The stored credentials are damaged") from None
-    for key in keys:
+    for age, key in enumerate(keys):
         try:
-            return SealedBox(key).decrypt(box)
+            return SealedBox(key).decrypt(box), age
         except CryptoError:
             continue
     raise SealBroken("The stored credentials were sealed with a key this ingestor does not have")

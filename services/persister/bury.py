@@ -7,6 +7,7 @@ from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from schemas.topics import DEAD_LETTERS, dead_letter, facts_of, origin_headers
 from services.persister.arrival import Refusal
+from services.process.redact import redact
 from services.process.trace import child_of
 
 FLUSH_S = ROOM_WITHIN_S = 2.0
@@ -45,10 +46,10 @@ class Graveyard:
         self._wait_for_acknowledgement()
 
     def _produce(self, refusal: Refusal) -> None:
-        letter = dead_letter(refusal.origin, refusal.reason, refusal.error, "persister")
+        letter = dead_letter(refusal.origin, refusal.reason, refusal.error, "persister", redact)
         trace = child_of(facts_of(refusal.origin.headers).get("traceparent"))
         source = f"sightlog/persister/{self._instance}"
-        original = origin_headers(refusal.origin)
+        original = origin_headers(refusal.origin, redact)
         self._producer.produce(
             self._topic,
             key=DEAD_LETTERS.key(letter),

@@ -1,12 +1,37 @@
-"""One JSON object a line, on stderr; what libraries log through stdlib comes out the same."""
+"""One JSON object a line, on stderr; what libraries log through stdlib comes out the same.
 
+So does what nothing caught, and what Python warns of. No line leaves with a secret in it.
+"""
+
+import json
 import logging
 import sys
+from types import TracebackType
+from typing import TextIO
 
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
+from typing_extensions import override
 
 from services.process.quiet import LIBRARIES, OncePerSecond
+from services.process.redact import redact_json
+
+log = structlog.get_logger()
+
+
+class _Formatter(structlog.stdlib.ProcessorFormatter):
+    @override
+    def format(self, record: logging.LogRecord) -> str:
+        """The last that sees the line, its tracebacks included."""
+        return redact_json(super().format(record))
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    @override
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Instead of the message and its arguments as they are."""
+        line = {"event": "line.unwritable", "level": "error", "logger": record.name}
+        sys.stderr.write(json.dumps(line) + "\n")
 
 
 def configure_logging(service: str, level: str) -> None:
@@ -28,7 +53,7 @@ def configure_logging(service: str, level: str) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
     ]
-    formatter = structlog.stdlib.ProcessorFormatter
+    formatter = _Formatter
     structlog.configure(
         processors=[
             structlog.stdlib.filter_by_level,
@@ -39,7 +64,7 @@ def configure_logging(service: str, level: str) -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr(sys.stderr)
     handler.setFormatter(
         formatter(
             foreign_pre_chain=shared,
@@ -53,3 +78,16 @@ def configure_logging(service: str, level: str) -> None:
     logging.basicConfig(handlers=[handler], level=level.upper(), force=True)
     for chatty in (*LIBRARIES, "asyncio", "httpcore", "httpx", "urllib3"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.captureWarnings(True)
+    sys.excepthook = _log_crash
+    sys.unraisablehook = _log_unraisable
+
+
+def _log_crash(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    log.critical("process.crashed", exc_info=(kind, error, traceback))
+
+
+def _log_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:
+    log.error("exception.ignored", where=unraisable.err_msg, exc_info=unraisable.exc_value)

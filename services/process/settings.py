@@ -1,7 +1,8 @@
 """What every service is told from outside, and how a wrong setting ends the process.
 
 Nothing else reads the environment. Each `NAME` may come as `NAME_FILE`, the path to its value: the
-way for secrets, since a file is in no process list and no child's environment.
+way for secrets, since a file is in no environment. A secret that came in the environment all the
+same is taken out of it, as far as that can be done from within.
 """
 
 import os
@@ -13,6 +14,9 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, SecretStr, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.process.redact import hide_setting
+from services.process.scrub import scrub
 
 S = TypeVar("S", bound=BaseSettings)
 
@@ -62,9 +66,12 @@ class KafkaSettings(ServiceSettings):
 
 
 def load(settings: type[S]) -> S:
-    """The settings, or one line `setting NAME: expected ...` on stderr and exit status 2."""
+    """The settings, or one line `setting NAME: expected ...` on stderr and exit status 2.
+
+    From here on the secrets among them show in no log and in no environment.
+    """
     try:
-        return settings(**from_files(settings, os.environ))  # noqa: TID251 -- the door
+        loaded = settings(**from_files(settings, os.environ))  # noqa: TID251 -- the door
     except ValidationError as error:
         problem = error.errors()[0]
         sys.stderr.write(
@@ -74,6 +81,15 @@ def load(settings: type[S]) -> S:
     except UnreadableFile as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(WRONG_SETTING) from None
+    secrets = {
+        variable_of(settings, name, field): secret.get_secret_value()
+        for name, field in settings.model_fields.items()
+        if isinstance(secret := getattr(loaded, name), SecretStr)
+    }
+    for value in secrets.values():
+        hide_setting(value)
+    scrub(secrets, os.environ)  # noqa: TID251 -- the door
+    return loaded
 
 
 class UnreadableFile(Exception):
