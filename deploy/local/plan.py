@@ -130,7 +130,7 @@ class Plan:
         return self._of_sources() | {
             "FRAME_STORAGE_PATH": str(self.place.frames),
             "GATEWAY_API_KEYS_FILE": str(self.secrets.api_keys_file),
-            "SIGHTLOG_SEAL_PUBLIC_KEY": self.secrets.seal_public_key,
+            "SIGHTLOG_SEAL_PUBLIC_KEY_FILE": str(self.secrets.seal_public_key_file),
         }
 
     def _of_sources(self) -> dict[str, str]:

@@ -15,17 +15,18 @@ class Secrets:
     def __init__(self, folder: Path) -> None:
         self.seal_private_keys_file = folder / "seal-private-keys"
         self.internal_key_file = folder / "internal-key"
+        self.seal_public_key_file = folder / "seal-public-key"
         self.api_keys_file = folder / "api-keys"
         self.postgres_password_file = folder / "pgpass"
         make_once(self.seal_private_keys_file, encoded(PrivateKey.generate().encode()))
+        write_whole(self.seal_public_key_file, self._seal_public_key() + "\n")
         make_once(self.internal_key_file, secrets.token_urlsafe(32))
         make_once(self.api_keys_file, f"admin:{secrets.token_urlsafe(32)}")
 
-    @property
-    def seal_public_key(self) -> str:
-        """Base64 of the X25519 key that credentials of cameras are sealed with."""
-        private = base64.b64decode(self.seal_private_keys_file.read_text())
-        return encoded(PrivateKey(private).public_key.encode())
+    def _seal_public_key(self) -> str:
+        """Base64 of the X25519 key that credentials of cameras are sealed with: the first's."""
+        current = self.seal_private_keys_file.read_text().partition(",")[0]
+        return encoded(PrivateKey(base64.b64decode(current)).public_key.encode())
 
     @property
     def api_key(self) -> str:

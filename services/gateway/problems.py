@@ -18,6 +18,8 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
+from services.process.redact import redact
+
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
@@ -135,11 +137,14 @@ def response_of(connection: HTTPConnection, problem: Problem) -> Response:
         "type": TYPES + kind.slug,
         "title": kind.title,
         "status": kind.status.value,
-        "detail": problem.detail,
-        "instance": connection.url.path[:LONGEST_ECHO],
+        "detail": redact(problem.detail),
+        "instance": redact(connection.url.path)[:LONGEST_ECHO],
     }
     if problem.errors:
-        answer["errors"] = [error.model_dump() for error in problem.errors]
+        answer["errors"] = [
+            {"pointer": redact(error.pointer), "message": redact(error.message)}
+            for error in problem.errors
+        ]
     return Response(
         msgspec.json.encode(answer), kind.status, headers=problem.headers, media_type=MEDIA_TYPE
     )

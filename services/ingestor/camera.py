@@ -43,6 +43,8 @@ from services.ingestor.locate import (
 from services.ingestor.pace import Pacer
 from services.ingestor.relay import NotReached, Place, relay
 from services.ingestor.stamp import MediaClock, WallClock, choose
+from services.process.logging import configure_logging
+from services.process.redact import hide
 
 LARGEST_JPEG = 1_900_000  # bytes; with its headers it must fit into LARGEST_MESSAGE
 COUNT_EVERY_S = 1.0
@@ -51,9 +53,11 @@ COUNT_EVERY_S = 1.0
 def main(link: socket.socket) -> NoReturn:
     """Never returns into multiprocessing's shut-down, which would wait and clean up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; we are told
+    configure_logging("camera", "WARNING")
     order = receive_down(link)
     if not isinstance(order, Order):
         os._exit(0)
+    hide(order.password or "")
     controls = Controls(link, Tune(order.fps, order.trust_source_clock))
     threading.Thread(target=controls.follow, name="controls", daemon=True).start()
     with suppress(OSError):  # nobody listens any more

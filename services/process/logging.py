@@ -6,6 +6,7 @@ So does what nothing caught, and what Python warns of. No line leaves with a sec
 import json
 import logging
 import sys
+import threading
 from types import TracebackType
 from typing import TextIO
 
@@ -81,12 +82,17 @@ def configure_logging(service: str, level: str) -> None:
     logging.captureWarnings(True)
     sys.excepthook = _log_crash
     sys.unraisablehook = _log_unraisable
+    threading.excepthook = _log_thread
 
 
 def _log_crash(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
     log.critical("process.crashed", exc_info=(kind, error, traceback))
+
+
+def _log_thread(died: threading.ExceptHookArgs) -> None:
+    log.error("thread.died", thread=died.thread.name if died.thread else "", exc_info=died.exc_value)
 
 
 def _log_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:

@@ -42,7 +42,7 @@ _PAIR = re.compile(
     re.I | re.S,
 )
 _HEADER = re.compile(
-    rf'((?:authorization|cookie){_JOINED})(?:{_QUOTED}|(?:[^"\\\r\n]++|\\[^nr]|{_QUOTE})++)',
+    rf'((?:authorization|cookie){_JOINED})(?:{_QUOTED}|(?!Bearer KEY\b)(?:[^"\\\r\n]++|\\[^nr]|{_QUOTE})++)',
     re.I | re.S,
 )
 _NAMES = ("pas", "pwd", "secret", "token", "key", "authorization", "cookie")
