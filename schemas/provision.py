@@ -27,6 +27,7 @@ LEADERLESS = {
     KafkaError._NOENT,  # librdkafka knows no leader yet
     KafkaError.LEADER_NOT_AVAILABLE,
     KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.UNKNOWN_LEADER_EPOCH,  # the answering broker has not heard of the new leader yet
     KafkaError.UNKNOWN_TOPIC_OR_PART,
 }
 
