@@ -3,13 +3,11 @@
 import os
 import signal
 import socket
-import tempfile
 import threading
 from collections.abc import Iterator
 from concurrent.futures import TimeoutError as NotYet
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import faust
@@ -25,6 +23,7 @@ from services.detector.fence import Epochs, Fence
 from services.detector.look import Looker
 from services.detector.publish import Publisher
 from services.detector.settings import Settings
+from services.detector.unpack import read_any_header_name
 from services.detector.watch import Watch, lagging
 from services.process.health import serving_health
 from services.process.kafka import client_config, ssl_context
@@ -128,6 +127,7 @@ def readiness(detector: Detector) -> tuple[bool, dict[str, Any]]:
 def faust_worker(settings: Settings, detector: Detector) -> Iterator[faust.Worker]:
     """On uvloop; beside it the watch, which ends the process if the worker gets stuck."""
     use_loop("uvloop")
+    read_any_header_name()
     group = f"{settings.topic_prefix}detector"
     topic = FRAMES.named(settings.topic_prefix)
     password = settings.kafka_sasl_password.get_secret_value()
@@ -142,17 +142,14 @@ def faust_worker(settings: Settings, detector: Detector) -> Iterator[faust.Worke
     watch = Watch(
         lambda: lagging(kafka(settings), group, topic, detector.positions), settings.stall_s
     )
-    with tempfile.TemporaryDirectory(prefix="sightlog-detector-") as folder:
-        app = create_worker(broker, group, topic, Path(folder), detector)
-        watch.start(give_up)
-        try:
-            worker = faust.Worker(
-                app, quiet=True, override_logging=False, loop=uvloop.new_event_loop()
-            )
-            worker.spinner = None  # it writes to the terminal, quiet or not
-            yield worker
-        finally:
-            watch.end()
+    app = create_worker(broker, group, topic, detector)
+    watch.start(give_up)
+    try:
+        worker = faust.Worker(app, quiet=True, override_logging=False, loop=uvloop.new_event_loop())
+        worker.spinner = None  # it writes to the terminal, quiet or not
+        yield worker
+    finally:
+        watch.end()
 
 
 def give_up(why: str) -> None:

@@ -44,7 +44,7 @@ from services.detector.fence import Epochs, is_plausible
 from services.detector.lane import Job, Lane, Settled, unaccounted
 from services.detector.look import Looker, unusable
 from services.detector.prefix import Ticket
-from services.detector.publish import Publisher, TooLarge
+from services.detector.publish import SURELY_TAKEN, Publisher, TooLarge
 from services.detector.ration import Ration
 from services.detector.record import Finding
 from services.process.crash import crash_point
@@ -287,12 +287,18 @@ class Detector:
             safe.add_done_callback(partial(self._published, settled))
 
     async def _send(self, settled: Settled) -> "asyncio.Future[None]":
-        return await self._outside.records.send(
+        """Raises TooLarge also for the broker: a large record is followed by the next only once it
+        is taken, since what is sent in its place must stand in its place."""
+        value = DETECTIONS.encode(settled.record)
+        safe = await self._outside.records.send(
             DETECTIONS.named(self._outside.prefix),
             DETECTIONS.key(settled.record),
-            DETECTIONS.encode(settled.record),
+            value,
             DETECTIONS.headers(settled.record, self._outside.source, settled.job.traceparent),
         )
+        if len(value) > SURELY_TAKEN:
+            await safe
+        return safe
 
     def _published(self, settled: Settled, safe: "asyncio.Future[None]") -> None:
         error = safe.exception()
@@ -309,13 +315,13 @@ class Detector:
     async def _bury(
         self, delivery: Delivery, error: DecodeError, lane: Lane, ticket: Ticket
     ) -> None:
-        """A message that no frame can be made of may cost us its letter, never the process: it
-        would come again, to the next one too."""
+        """Anything that keeps the letter from being written ends the process, and the message comes
+        again; but for a letter that is too large with nothing in it, which would be so for ever."""
         try:
             await self._write_letter(delivery, error)
-        except Exception:  # whatever it is, see above
+        except TooLarge:
             at = {"partition": delivery.partition, "offset": delivery.offset}
-            log.exception("dead_letter.lost", reason=error.reason, **at)
+            log.error("dead_letter.lost", reason=error.reason, **at)
         self._buried += 1
         self._account(lane, ticket, "poison")
 
@@ -332,7 +338,7 @@ class Detector:
         headers = DEAD_LETTERS.headers(letter, self._outside.source, _child(delivery.headers))
         safe = await self._outside.records.send(
             DEAD_LETTERS.named(self._outside.prefix),
-            DEAD_LETTERS.key(letter),
+            DEAD_LETTERS.key(letter) or DEAD_LETTERS.id_of(letter).encode(),  # compaction needs one
             DEAD_LETTERS.encode(letter),
             [*headers, *more],
         )

@@ -9,7 +9,6 @@ import os
 import threading
 from collections.abc import Awaitable, Callable, Mapping, Set
 from dataclasses import dataclass
-from pathlib import Path
 from ssl import SSLContext
 from typing import Any, Protocol, cast
 
@@ -73,14 +72,11 @@ def credentials(
     return None if context is None else SSLCredentials(context)
 
 
-def create_worker(
-    broker: Broker, group: str, topic: str, folder: Path, reader: Reader
-) -> faust.App:
-    """The app; its id is the consumer group's, letter by letter. `folder` stays empty."""
+def create_worker(broker: Broker, group: str, topic: str, reader: Reader) -> faust.App:
+    """The app; its id is the consumer group's, letter by letter."""
     app = faust.App(
         group,
         version=1,  # any other would be added to the group's name
-        datadir=folder,
         broker=";".join(f"kafka://{server.strip()}" for server in broker.servers.split(",")),
         broker_credentials=broker.credentials,
         broker_session_timeout=broker.session_timeout_s,
@@ -98,6 +94,7 @@ def create_worker(
         web_enabled=False,
         worker_redirect_stdouts=False,
     )
+    app._create_directories = _no_directories  # type: ignore[method-assign]  # at each kill one was left behind
     frames = app.topic(
         topic,
         key_type=bytes,
@@ -119,6 +116,10 @@ def create_worker(
 
     follow_assignment(app, topic, reader)
     return app
+
+
+def _no_directories() -> None:
+    """For no tables."""
 
 
 def follow_assignment(app: faust.App, topic: str, reader: Reader) -> None:

@@ -24,6 +24,7 @@ log = structlog.get_logger()
 
 BROKER_TIMEOUT_S = 3.0  # a process that is to end waits for it
 RETRY_S = 1.0
+SAY_EVERY_S = 1.0
 LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # so it is in the library
 MOST_STREAMS = 100_000
 MOST_AHEAD_MS = 24 * 3_600_000
@@ -86,6 +87,8 @@ class Fence:
         self._lock = threading.Lock()
         self._new: list[Future[None]] = []  # under the lock: who asked since ends were last asked
         self._asked: list[_Asked] = []
+        self._skipped = 0  # since it was last said
+        self._said_skipped = -SAY_EVERY_S
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="fence", daemon=True)
 
@@ -167,11 +170,19 @@ class Fence:
         try:
             status = STREAM_STATUS.decode(value)
         except DecodeError as error:  # the persister makes the dead letter, we only go on
-            log.warning("status.skipped", offset=message.offset(), error=str(error)[:200])
+            self._skip(message, error.reason)
             return
         if not is_plausible(status.epoch):
-            log.warning("status.skipped", offset=message.offset(), error="EPOCH_IMPLAUSIBLE")
+            self._skip(message, "EPOCH_IMPLAUSIBLE")
         self._epochs.learn(status.stream_id, status.epoch)
+
+    def _skip(self, message: Message, reason: str) -> None:
+        """Says so once a second: they are all read again at every start."""
+        self._skipped += 1
+        if time.monotonic() - self._said_skipped >= SAY_EVERY_S:
+            at = {"partition": message.partition(), "offset": message.offset()}
+            log.warning("statuses.skipped", count=self._skipped, reason=reason, **at)
+            self._skipped, self._said_skipped = 0, time.monotonic()
 
     def _answer(self) -> None:
         for asked in list(self._asked):

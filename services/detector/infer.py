@@ -18,7 +18,10 @@ MOST_ANSWER_BYTES = 1024 * 1024
 MOST_FOUND = 1000
 BOX_SLACK = 1.0  # pixels that a box may stand over the edge: it is cut there
 LONGEST_RETRY_AFTER_S = 5.0  # we decide how long at most
-NOT_AN_IMAGE = frozenset({400, 413, 415, 422})
+REFUSALS = frozenset({400, 413, 415, 422})
+OF_THE_PICTURE = frozenset({"unusable-picture", "body-too-large"})
+"""The AI service's problem types that mean the picture; others mean how we ask. A service that
+names no type means the picture."""
 BUSY = frozenset({429, 503})
 
 
@@ -65,6 +68,13 @@ class _SizeOnWire(Struct):
     height: int
 
 
+class _Problem(Struct):
+    """RFC 9457; a list as its detail is how FastAPI says that parameters are wrong."""
+
+    type: str = ""
+    detail: Any = None
+
+
 class _AnswerOnWire(Struct):
     detections: Annotated[list[dict[str, Any]], Meta(max_length=MOST_FOUND)]
     model: Model | None = None
@@ -84,7 +94,7 @@ async def infer(client: httpx.AsyncClient, frame: Frame, traceparent: str) -> An
             content=frame.jpeg,
             headers={"content-type": "image/jpeg", "traceparent": traceparent},
         ) as response:
-            _check_status(response)
+            await _check_status(response)
             body = await _bounded(response)
     except httpx.TimeoutException as error:
         raise Unanswered("AI_TIMEOUT", is_down=True) from error
@@ -98,10 +108,12 @@ def _question(frame: Frame) -> dict[str, str]:
     return {name: str(value) for name, value in asked.items() if value is not None}
 
 
-def _check_status(response: httpx.Response) -> None:
+async def _check_status(response: httpx.Response) -> None:
     status = response.status_code
-    if status in NOT_AN_IMAGE:
-        raise Refused
+    if status in REFUSALS:
+        if is_of_the_picture(await _bounded(response)):
+            raise Refused
+        raise Unanswered("AI_MISASKED", is_down=False)
     if status in BUSY:
         wait = _retry_after_s(response.headers)
         raise Unanswered("AI_BUSY", is_down=status != 429 and wait is None, retry_after_s=wait)
@@ -109,6 +121,18 @@ def _check_status(response: httpx.Response) -> None:
         raise Unanswered("AI_NO_SUCH_MODEL", is_down=False)
     if status != 200:
         raise Unanswered("AI_ERROR", is_down=status >= 500)
+
+
+def is_of_the_picture(refusal: bytes) -> bool:
+    """Whether another picture, asked about in the same way, might be answered."""
+    try:
+        problem = msgspec.json.decode(refusal, type=_Problem)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return True
+    slug = problem.type.rpartition("/")[2]
+    if slug in {"", "about:blank"}:
+        return not isinstance(problem.detail, list)
+    return slug in OF_THE_PICTURE
 
 
 def _retry_after_s(headers: Mapping[str, str]) -> float | None:

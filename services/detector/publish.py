@@ -12,9 +12,13 @@ from schemas.topics import Headers
 
 QUEUE_FULL_WAIT_S = 0.05
 
+SURELY_TAKEN = 64 * 1024
+"""Bytes of a message, or of several sent as one, that no broker of ours refuses. What is larger
+goes by itself, and may be refused."""
+
 
 class TooLarge(Exception):
-    """No broker of ours would take this message."""
+    """Neither we nor the broker take a message of that size."""
 
 
 class Undeliverable(Exception):
@@ -28,7 +32,7 @@ class Publisher:
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        self._producer = Producer(dict(config))
+        self._producer = Producer({"batch.size": SURELY_TAKEN} | dict(config))
         self._told: deque[tuple[asyncio.Future[None], KafkaError | None]] = deque()
         self._waking = False
         self._ended = threading.Event()

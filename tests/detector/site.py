@@ -1,5 +1,6 @@
 """What stands around a detector process: frames in, records out, and the process itself."""
 
+import asyncio
 import os
 import re
 import signal
@@ -15,10 +16,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 from uuid import uuid4
 
+from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]  # so it is
 from aiokafka.partitioner import murmur2  # type: ignore[import-untyped]  # so it is
+from aiokafka.record.default_records import (  # type: ignore[import-untyped]  # so it is
+    _DefaultRecordBatchBuilderPy,
+)
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
@@ -37,6 +42,7 @@ from schemas.topics import (
     FRAMES,
     PRODUCER,
     STREAM_STATUS,
+    Headers,
     Topic,
 )
 from services.process.trace import new_traceparent
@@ -89,6 +95,13 @@ class Tail:
         return self.messages[key]
 
 
+class _Unencoded(bytes):
+    """Stands where text is expected, and is sent as it is."""
+
+    def encode(self, _: str) -> bytes:
+        return bytes(self)
+
+
 @dataclass
 class Site:
     kafka: str
@@ -120,6 +133,21 @@ class Site:
             self.name(topic), value=value, key=key, headers=list(headers), partition=partition
         )
         self.producer.poll(0)
+
+    def put_unencoded(self, topic, key, value, headers, partition) -> None:
+        """The names of headers are bytes: no client of ours sends such."""
+
+        async def put() -> None:
+            producer = AIOKafkaProducer(bootstrap_servers=self.kafka)
+            await producer.start()
+            batch = producer.create_batch()
+            batch._builder = _DefaultRecordBatchBuilderPy(2, 0, 0, -1, -1, -1, 100_000)
+            named = [(_Unencoded(name), text) for name, text in headers]
+            assert batch.append(timestamp=None, key=key, value=value, headers=named)
+            await (await producer.send_batch(batch, self.name(topic), partition=partition))
+            await producer.stop()
+
+        asyncio.run(put())
 
     def flush(self) -> None:
         assert self.producer.flush(10) == 0
@@ -202,6 +230,10 @@ def a_frame(stream_id: str, seq: int, **changed) -> Frame:
 
 def headers_of(frame: Frame) -> list[tuple[str, bytes]]:
     return FRAMES.headers(frame, "sightlog/ingestor/test", new_traceparent())
+
+
+def headers_on(message: Message) -> Headers:
+    return cast(Headers, message.headers() or ())  # a list of pairs: its stub also allows a dict
 
 
 @dataclass

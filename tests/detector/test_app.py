@@ -8,6 +8,8 @@ from concurrent.futures import Future
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typing_extensions import override
 
 from schemas.messages import (
@@ -43,12 +45,12 @@ class Seer:
 
     def __init__(self) -> None:
         self.seen: list[str] = []
-        self.answer = Finding(Outcome.OK)
+        self.answers: dict[str, Finding] = {}
 
     async def look(self, frame: Frame, traceparent: str) -> Finding:
         self.seen.append(frame.id)
         await asyncio.sleep(0)
-        return self.answer
+        return self.answers.get(frame.id, Finding(Outcome.OK))
 
     async def close(self) -> None: ...
 
@@ -60,6 +62,7 @@ class Broker:
 
     def __init__(self) -> None:
         self.kept: list[tuple[str, bytes | None, bytes, list[tuple[str, bytes]]]] = []
+        self.takes = LARGEST_MESSAGE  # bytes of a value; refuses more only in its acknowledgement
         self.refusals: list[Exception | list[Exception]] = []
 
     async def send(self, topic, key, value, headers) -> "asyncio.Future[None]":
@@ -71,6 +74,9 @@ class Broker:
             raise TooLarge(topic)
         if refusal is not None:
             safe.set_exception(refusal[0])
+        elif len(value) > self.takes:
+            await asyncio.sleep(0)
+            safe.set_exception(TooLarge(topic))
         else:
             self.kept.append((topic, key, value, list(headers)))
             safe.set_result(None)
@@ -131,10 +137,13 @@ class Bench:
 
 
 class Failing(Detector):
-    """Fails its test where the process would end."""
+    """Goes no further where the process would end."""
+
+    ended_by: BaseException | None = None
 
     @override
     def fail(self, error: BaseException) -> None:
+        self.ended_by = error
         raise AssertionError("the process ends") from error
 
 
@@ -147,21 +156,22 @@ def caught_up() -> "Future[None]":
 Scene = Callable[[Bench], Coroutine[None, None, None]]
 
 
-@pytest.fixture
-def play() -> Callable[[Scene], Bench]:
+def played(scene: Scene) -> Bench:
     """Runs a scene in an event loop of its own."""
 
-    def play(scene: Scene) -> Bench:
-        async def whole() -> Bench:
-            bench = Bench()
-            await bench.assigned()
-            await scene(bench)
-            await bench.detector.drain()
-            return bench
+    async def whole() -> Bench:
+        bench = Bench()
+        await bench.assigned()
+        await scene(bench)
+        await bench.detector.drain()
+        return bench
 
-        return asyncio.run(whole())
+    return asyncio.run(whole())
 
-    return play
+
+@pytest.fixture
+def play() -> Callable[[Scene], Bench]:
+    return played
 
 
 def test_frames_are_looked_at_after_rebalances_that_came_before_a_call_had_begun(play):
@@ -211,16 +221,11 @@ def test_a_dead_letter_that_is_too_large_is_written_without_what_the_message_bro
     assert not [name for name in facts_of(headers) if name.startswith("origin_")]
 
 
-@pytest.mark.parametrize(
-    "refusals",
-    [[TooLarge("x"), TooLarge("x")], [[Undeliverable("no such topic")]], [RuntimeError("a bug")]],
-    ids=["too large", "refused", "a bug"],
-)
-def test_a_poison_that_no_dead_letter_can_be_written_for_is_passed_over(play, refusals):
+def test_a_poison_whose_letter_is_too_large_even_bare_is_passed_over(play):
     stream = a_stream()
 
     async def poison(bench: Bench) -> None:
-        bench.broker.refusals = refusals
+        bench.broker.refusals = [TooLarge("x"), [TooLarge("x")]]
         bench.take(a_frame(stream, 0), value=None)
         bench.take(a_frame(stream, 1))
         await bench.settled()
@@ -228,6 +233,72 @@ def test_a_poison_that_no_dead_letter_can_be_written_for_is_passed_over(play, re
     bench = play(poison)
     assert bench.broker.letters == []
     assert [record.frame.seq for record in bench.broker.records] == [1]
+
+
+@pytest.mark.parametrize(
+    "refusals",
+    [
+        [[Undeliverable("no such topic")]],
+        [TooLarge("x"), Undeliverable("x")],
+        [RuntimeError("bug")],
+    ],
+    ids=["refused", "refused when bare", "a bug"],
+)
+def test_whatever_else_keeps_a_dead_letter_from_being_written_ends_the_process(play, refusals):
+    async def poison(bench: Bench) -> None:
+        bench.broker.refusals = refusals
+        bench.take(a_frame(a_stream(), 0), value=None)
+        async with asyncio.timeout(5):
+            while not bench.detector.ended_by:  # noqa: ASYNC110 -- nobody tells
+                await asyncio.sleep(0.001)
+        assert bench.detector.positions == {0: 0}
+
+    assert play(poison).broker.letters == []
+
+
+def test_a_letter_of_a_message_without_a_key_has_one(play):
+    async def poison(bench: Bench) -> None:
+        bench.take(a_frame(a_stream(), 0), key=None, value=None)
+        await bench.settled()
+
+    bench = play(poison)
+    [(_, key, *_)] = bench.broker.kept
+    assert key == f"{FRAMES.name}/0/0".encode()
+
+
+NAMES = st.sampled_from([*facts_of(headers_of(a_frame("S" * 26, 0))), "model", "labels"])
+VALUES = st.one_of(
+    st.binary(max_size=40),
+    st.text(max_size=40).map(str.encode),
+    st.integers().map(lambda number: str(number).encode()),
+    st.floats().map(lambda number: repr(number).encode()),
+    st.sampled_from([b"9" * 5000, b"1e999", b"0001-01-01T00:00:00+23:59", b"source;1e999;nan"]),
+)
+HEADERS = st.lists(st.tuples(st.one_of(NAMES, st.text(max_size=9)), st.none() | VALUES), max_size=8)
+
+
+@given(
+    st.lists(
+        st.tuples(HEADERS, st.none() | st.binary(max_size=9), st.none() | st.binary(max_size=9)),
+        min_size=1,
+        max_size=9,
+    )
+)
+@settings(max_examples=200, deadline=None)
+def test_whatever_is_sent_in_place_of_a_frame_has_one_outcome_or_one_letter(messages):
+    async def poison(bench: Bench) -> None:
+        for forged, key, value in messages:
+            frame = a_frame("S" * 26, 0, jpeg=b"x" if value is None else value)
+            headers = [*headers_of(frame), *forged]
+            if key is None:
+                bench.take(frame, headers=headers)
+            else:
+                bench.take(frame, headers=headers, key=key, value=value)
+        await bench.settled()
+
+    bench = played(poison)
+    undetected = sum("detect" in dict(forged) for forged, _, _ in messages)
+    assert len(messages) - undetected <= len(bench.broker.kept) <= len(messages)
 
 
 LONG = b"x" * 100_000
@@ -255,8 +326,9 @@ def test_what_no_owner_says_of_a_frame_makes_it_poison(play, forged):
     assert bench.seer.seen == []
 
 
-def test_a_record_that_no_broker_would_take_says_only_that_it_failed(play):
-    stream = a_stream()
+@pytest.mark.parametrize("takes", [LARGEST_MESSAGE, 100_000], ids=["nobody", "not the broker"])
+def test_a_record_that_is_too_large_says_only_that_it_failed_and_in_its_place(play, takes):
+    streams = [a_stream(), a_stream()]
     box = Box(x=0, y=0, width=1, height=1)
     seen = Detection(
         id=detection_id("frame", 0),
@@ -264,15 +336,21 @@ def test_a_record_that_no_broker_would_take_says_only_that_it_failed(play):
         confidence=0.5,
         bounding_box=box,
         normalized_box=box,
-        attributes={"text": "x" * LARGEST_MESSAGE},
+        attributes={"text": "x" * takes},
     )
 
     async def talkative(bench: Bench) -> None:
-        bench.seer.answer = Finding(Outcome.OK, detections=(seen,))
-        bench.take(a_frame(stream, 0))
+        bench.broker.takes = takes
+        bench.seer.answers = {f"{streams[0]}/1000/1": Finding(Outcome.OK, detections=(seen,))}
+        for seq in range(3):
+            for stream in streams:
+                bench.take(a_frame(stream, seq))
+            await asyncio.sleep(0)
         await bench.settled()
 
     bench = play(talkative)
-    [record] = bench.broker.records
-    assert (record.outcome, record.reason) == (Outcome.FAILED, "RECORD_TOO_LARGE")
-    assert (record.record_id, record.detections) == (f"{stream}/1000/0", ())
+    records = [record for record in bench.broker.records if record.stream_id == streams[0]]
+    assert [record.frame.seq for record in records] == [0, 1, 2]
+    large = records[1]
+    assert (large.outcome, large.reason) == (Outcome.FAILED, "RECORD_TOO_LARGE")
+    assert (large.record_id, large.detections) == (f"{streams[0]}/1000/1", ())

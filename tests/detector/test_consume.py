@@ -18,9 +18,9 @@ class Nobody:
     def fail(self, error) -> None: ...
 
 
-def test_the_group_is_named_exactly_as_others_rely_on(tmp_path):
+def test_the_group_is_named_exactly_as_others_rely_on():
     broker = Broker("127.0.0.1:1, 127.0.0.1:2", None, 10)
-    app = create_worker(broker, "sightlog.detector", "sightlog.frames.v1", tmp_path, Nobody())
+    app = create_worker(broker, "sightlog.detector", "sightlog.frames.v1", Nobody())
     assert app.conf.id == "sightlog.detector"
     assert [url.port for url in app.conf.broker] == [1, 2]
 
