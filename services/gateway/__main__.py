@@ -27,7 +27,6 @@ from services.gateway.routes.page import page
 from services.gateway.routes.realtime import realtime
 from services.gateway.seal import Seal
 from services.gateway.settings import Settings, words
-from services.gateway.slots import Slots
 from services.gateway.snapshots import Snapshots
 from services.process.kafka import client_config
 from services.process.logging import configure_logging
@@ -72,7 +71,6 @@ def main() -> None:
         observed=observed,
         owners=owners,
         snapshots=snapshots,
-        slots=Slots(kafka, prefix),
         pages=Pages(settings.internal_key.get_secret_value()),
         seal=Seal(settings.seal_public_key),
         networks=Networks(

@@ -35,17 +35,15 @@ from services.gateway.problems import (
     response_of,
 )
 from services.gateway.routes import detections, pictures, service, streams
+from services.gateway.routes.guard import refuse_unguarded
 from services.gateway.seal import NoSealingKey
-from services.gateway.slots import SlotsUnknown
 from services.gateway.snapshots import NoSuchName, StoreAway
 from services.gateway.streams import ChangedMeanwhile, NoSuchStream
-from services.gateway.strict import LARGEST_BODY, BodyLimit
 
 VERSION = "0.1.0"
 
 PROBLEMS: dict[type[Exception], Callable[[], Problem]] = {
     DatabaseAway: lambda: away("the database"),
-    SlotsUnknown: lambda: away("Kafka"),
     StoreAway: lambda: away("the store of pictures"),
     OwnerAway: lambda: away("the ingestor that has the camera"),
     TooManyViews: lambda: Problem(
@@ -63,7 +61,7 @@ PROBLEMS: dict[type[Exception], Callable[[], Problem]] = {
 
 
 def create_app(parts: Parts, access: Access, more: Iterable[APIRouter] = ()) -> FastAPI:
-    """`more`: the realtime half's routers. Raises UnlistedRoute."""
+    """`more`: the realtime half's routers. Raises UnlistedRoute, UnguardedRoute."""
     app = FastAPI(
         title="Sightlog",
         version=VERSION,
@@ -75,15 +73,15 @@ def create_app(parts: Parts, access: Access, more: Iterable[APIRouter] = ()) -> 
         redirect_slashes=False,
         telemetry={"tracing": False},
     )
-    app.state.parts = parts
+    app.state.parts, app.state.access = parts, access
     for router in (streams.router, pictures.router, detections.router, service.router, *more):
-        app.include_router(router, max_body_size=LARGEST_BODY)
+        app.include_router(router)
     refuse_unlisted(app.routes, ROUTES)
+    refuse_unguarded(app.routes)
     answer_with_problems(app)
     for error, problem in PROBLEMS.items():
         app.add_exception_handler(error, _told(problem))
     app.add_exception_handler(HTTPStatus.METHOD_NOT_ALLOWED, _not_allowed)
-    app.add_middleware(BodyLimit)
     app.add_middleware(Counted)
     app.openapi = lambda: _described(app)  # type: ignore[method-assign]  # as FastAPI documents it
     return app

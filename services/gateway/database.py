@@ -1,11 +1,12 @@
 """Postgres for a server that must not wait: each answer, also "it is away", within its time.
 
 The work runs in threads of its own. Who can't have a thread and a connection is told so after a
-moment; work that has begun is waited for as long as a statement may take.
+moment; work that has begun may take as long as a statement may, while the server answers others.
 """
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
@@ -21,8 +22,10 @@ R = TypeVar("R")
 
 THREADS = 16
 WAITING = 128  # callers at once, those with a thread included
-PATIENCE_S = 0.7  # for a thread and a connection
+PATIENCE_S = 0.6  # for a thread and a connection
 STATEMENT_S = 5.0
+SIGN_OF_LIFE_S = 0.2  # for the server's answer to nothing but that question
+ASK_EVERY_S = 0.2
 
 
 class DatabaseAway(Exception):
@@ -34,7 +37,7 @@ class Database:
         self._engine = create_engine(
             engine_url(database_url),
             pool_size=4,
-            max_overflow=THREADS - 4,
+            max_overflow=THREADS - 4 + 1,  # the one that asks for a sign of life
             pool_pre_ping=True,
             hide_parameters=True,  # they would stand in exceptions
             connect_args={
@@ -52,6 +55,8 @@ class Database:
         event.listen(self._engine, "connect", self._note)
         event.listen(self._engine, "checkin", self._note)
         self._threads = ThreadPoolExecutor(THREADS, "database")
+        self._asking = ThreadPoolExecutor(1, "database-alive")
+        self._sign: Future[bool] | None = None
         self._waiting = 0
         self.answered = False  # at least once
 
@@ -73,10 +78,32 @@ class Database:
         task.add_done_callback(self._left)
         await asyncio.wait({task}, timeout=PATIENCE_S)
         if not task.done() and not turn.cancel():
-            await asyncio.wait({task}, timeout=STATEMENT_S)
+            await self._wait_while_alive(task)
         if not task.done():
             raise DatabaseAway
         return task.result()
+
+    async def _wait_while_alive(self, task: "asyncio.Future[R]") -> None:
+        """A slow statement has its time; a server that hangs has not."""
+        until = time.monotonic() + STATEMENT_S
+        while not task.done() and time.monotonic() < until and await self._is_alive():
+            await asyncio.wait({task}, timeout=ASK_EVERY_S)
+
+    async def _is_alive(self) -> bool:
+        """One question for all who wait; who asks while it is open waits for its answer."""
+        if self._sign is None or self._sign.done():
+            self._sign = self._asking.submit(self._answers)
+        sign = asyncio.wrap_future(self._sign)
+        await asyncio.wait({sign}, timeout=SIGN_OF_LIFE_S)
+        return sign.done() and sign.result()
+
+    def _answers(self) -> bool:
+        try:
+            with self._engine.connect() as connection:
+                connection.execute(text("SELECT 1"))
+        except (DBAPIError, PoolTimeout):
+            return False
+        return True
 
     def _left(self, task: "asyncio.Future[R]") -> None:
         self._waiting -= 1
@@ -108,7 +135,8 @@ class Database:
     def close(self) -> None:
         """Also ends work that waits for a server which does not answer."""
         self._closed = True
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        for threads in (self._threads, self._asking):
+            threads.shutdown(wait=False, cancel_futures=True)
         for connection in list(self._open):
             if not connection.closed:
                 with socket.socket(fileno=socket.dup(connection.fileno())) as wire:

@@ -53,6 +53,7 @@ class Observed:
         self._lock = threading.Lock()
         self._ready = threading.Event()
         self.watermark = now()  # what was appended before it has been seen here
+        self.slots = 0  # the partitions of streams.v1; 0: not known yet
         self._statuses: OrderedDict[str, _Placed[StreamStatus]] = OrderedDict()
         self._heartbeats: OrderedDict[str, tuple[float, Heartbeat]] = OrderedDict()
         self._samples: OrderedDict[str, deque[_Sample]] = OrderedDict()
@@ -111,6 +112,10 @@ class Observed:
 
     def note_watermark(self, at: datetime) -> None:
         self.watermark = at
+
+    def note_slots(self, count: int) -> None:
+        """Topics only grow: fewer are a topic that was not looked at yet."""
+        self.slots = max(self.slots, count)
 
     def note_status(self, partition: int, status: StreamStatus) -> None:
         with self._lock:

@@ -13,7 +13,6 @@ from services.gateway.observed import Observed
 from services.gateway.owners import Owners
 from services.gateway.pages import Pages
 from services.gateway.seal import Seal
-from services.gateway.slots import Slots
 from services.gateway.snapshots import Snapshots
 
 
@@ -23,7 +22,6 @@ class Parts:
     observed: Observed
     owners: Owners
     snapshots: Snapshots
-    slots: Slots
     pages: Pages
     seal: Seal
     networks: Networks

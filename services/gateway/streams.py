@@ -154,5 +154,11 @@ def everything(connection: Connection) -> Sequence[StreamRow]:
     return _rows(connection, select(*_COLUMNS))
 
 
+def pass_generation(connection: Connection, id: str, generation: int) -> None:
+    """To the one after, unless the stream is already there."""
+    behind = (streams.c.id == id) & (streams.c.generation <= generation)
+    connection.execute(update(streams).where(behind).values(generation=generation + 1))
+
+
 def forget(connection: Connection, id: str) -> None:
     connection.execute(delete(streams).where(streams.c.id == id))

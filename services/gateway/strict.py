@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 
 from fastapi.dependencies.models import Dependant
-from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message, Receive
 
 from services.gateway.problems import (
     INVALID,
@@ -13,7 +13,6 @@ from services.gateway.problems import (
     TOO_LARGE,
     FieldError,
     Problem,
-    response_of,
 )
 
 LARGEST_BODY = 64 * 1024
@@ -21,9 +20,10 @@ LONGEST_NAME = 50
 
 
 async def strict(request: Request) -> None:
-    """A dependency: unknown and repeated query parameters, and a body that is not JSON."""
+    """A dependency: unknown and repeated query parameters, a body that is too large or not JSON."""
     known = set(_parameters(request.scope["route"].dependant))
     _refuse_unknown(request, known)
+    refuse_large(request)
     if _has_body(request) and not _is_json(request):
         raise Problem(NOT_JSON, "send the body as Content-Type: application/json")
 
@@ -51,28 +51,35 @@ def _refuse_unknown(request: Request, known: set[str]) -> None:
 
 
 def _has_body(request: Request) -> bool:
-    return (
-        request.headers.get("content-length", "0") != "0" or "transfer-encoding" in request.headers
-    )
+    return _length(request) > 0 or "transfer-encoding" in request.headers
+
+
+def refuse_large(request: Request) -> None:
+    """Raises Problem where a request says so itself; `bounded` finds out about the others."""
+    if _length(request) > LARGEST_BODY:
+        raise Problem(TOO_LARGE, "a body has at most 64 KiB")
+
+
+def bounded(receive: Receive) -> Receive:
+    """Raises HTTPException (413): the only one that the framework lets through from here."""
+    size = 0
+
+    async def counted() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > LARGEST_BODY:
+            raise HTTPException(TOO_LARGE.status)
+        return message
+
+    return counted
+
+
+def _length(request: Request) -> int:
+    said = request.headers.get("content-length", "0")
+    return int(said[:20]) if said.isdecimal() else LARGEST_BODY + 1
 
 
 def _is_json(request: Request) -> bool:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     return kind == "application/json"
-
-
-class BodyLimit:
-    """ASGI middleware: who says that it will send too much is refused before it does. A body that
-    does not say its length is cut off by the framework, at the same limit."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            length = Headers(scope=scope).get("content-length", "0")
-            if not length.isdecimal() or int(length[:20]) > LARGEST_BODY:
-                problem = Problem(TOO_LARGE, "a body has at most 64 KiB")
-                await response_of(Request(scope), problem)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)

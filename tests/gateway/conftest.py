@@ -30,14 +30,12 @@ def nudges() -> Nudges:
 @pytest.fixture(scope="module")
 def parts(
     database_url: str,
-    kafka: str,
-    topic_prefix: str,
     tmp_path_factory: pytest.TempPathFactory,
     sealing_key: PrivateKey,
     nudges: Nudges,
 ) -> Iterator[Parts]:
     folder: Path = tmp_path_factory.mktemp("frames")
-    made = make_parts(database_url, kafka, topic_prefix, folder, key_of(sealing_key), nudges)
+    made = make_parts(database_url, folder, key_of(sealing_key), nudges)
     yield made
     made.database.close()
 

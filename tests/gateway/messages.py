@@ -28,11 +28,13 @@ NOON = datetime(2026, 11, 1, 12, 0, 0, 1, tzinfo=UTC)
 DOOR = "01JZ0000000000000000000001"
 YARD = "01JZ0000000000000000000002"
 
+SLOT = 0
+
 
 def a_spec(stream_id: str = DOOR, *, generation: int = 1, running: bool = True) -> StreamSpec:
     return StreamSpec(
         stream_id=stream_id,
-        slot=0,
+        slot=SLOT,
         generation=generation,
         running=running,
         name="door",

@@ -14,10 +14,10 @@ from services.gateway.owners import Owners
 from services.gateway.pages import Pages
 from services.gateway.parts import Parts
 from services.gateway.seal import Seal
-from services.gateway.slots import Slots
 from services.gateway.snapshots import Snapshots
 
 INTERNAL_KEY = "an internal key of these tests"
+SLOTS = 4
 
 
 class Nudges:
@@ -34,15 +34,14 @@ def key_of(private: PrivateKey) -> str:
     return base64.b64encode(private.public_key.encode()).decode()
 
 
-def make_parts(
-    database_url: str, kafka: str, prefix: str, folder: Path, seal_key: str, nudges: Nudges
-) -> Parts:
+def make_parts(database_url: str, folder: Path, seal_key: str, nudges: Nudges) -> Parts:
+    observed = Observed()
+    observed.note_slots(SLOTS)
     return Parts(
         database=Database(database_url),
-        observed=Observed(),
+        observed=observed,
         owners=Owners(INTERNAL_KEY),
         snapshots=Snapshots(folder),
-        slots=Slots({"bootstrap.servers": kafka}, prefix),
         pages=Pages(INTERNAL_KEY),
         seal=Seal(seal_key),
         networks=Networks(),

@@ -1,5 +1,8 @@
 """Who may use which route."""
 
+from collections.abc import AsyncIterator
+from typing import Any
+
 import httpx
 import pytest
 from fastapi import APIRouter
@@ -8,6 +11,7 @@ from fastapi.routing import iter_route_contexts
 from services.gateway.access import ROUTES, Access, Role, UnlistedRoute
 from services.gateway.app import create_app
 from services.gateway.parts import Parts
+from services.gateway.routes.guard import UnguardedRoute
 
 KEYS = {"the key of a viewer": Role.VIEWER, "an operator's key": Role.OPERATOR, "root": Role.ADMIN}
 ULID = "01KAPZ0000000000000000000A"
@@ -23,7 +27,7 @@ def bearer(role: Role) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def guarded(parts: Parts):
     return create_app(parts, Access(KEYS, []))
 
@@ -107,3 +111,57 @@ async def test_without_keys_no_web_page_can_speak_for_a_person(parts: Parts, hos
         answer = await client.get("/streams", headers=headers)
         assert answer.status_code == status
         assert (await client.get("/health/live", headers=headers)).status_code == 200
+
+
+def bodies() -> dict[str, tuple[dict[str, str], Any]]:
+    """What a request may carry that would be refused by itself: headers and content."""
+
+    async def endless() -> AsyncIterator[bytes]:
+        pytest.fail("it was read")
+        yield b""  # type: ignore[unreachable]  # makes it a generator
+
+    json = {"Content-Type": "application/json"}
+    return {
+        "malformed": (json, b"{"),
+        "invalid": (json, b'{"fps": "canary"}'),
+        "not JSON": ({"Content-Type": "text/plain"}, b"x"),
+        "too large": (json, b" " * (64 * 1024 + 1)),
+        "said to be too large": ({**json, "Content-Length": "99999999999"}, endless()),
+        "chunked": (json, endless()),
+    }
+
+
+@pytest.mark.parametrize(
+    "route", [r for r in ROUTES if r[0] != "WEBSOCKET" and ROUTES[r] > Role.ANYBODY], ids=" ".join
+)
+async def test_access_comes_before_anything_that_is_wrong_with_a_request(guarded, route):
+    (method, path), needed = route, ROUTES[route]
+    path = path.replace("{streamId}", "x").replace("{id}", "x").replace("{filename}", "x")
+    async with a_client(guarded) as client:
+        for kind, (headers, content) in bodies().items():
+            answer = await client.request(
+                method, f"{path}?unknown=1", headers=headers, content=content
+            )
+            assert answer.status_code == 401, kind
+        for kind, (headers, content) in bodies().items() if needed > Role.VIEWER else ():
+            given = headers | bearer(Role.VIEWER)
+            answer = await client.request(method, path, headers=given, content=content)
+            assert answer.status_code == 403, kind
+
+
+async def test_also_without_keys_access_comes_first(parts: Parts):
+    app = create_app(parts, Access(None, []))
+    async with a_client(app, base_url="http://evil.example") as client:
+        for headers, content in bodies().values():
+            answer = await client.post("/streams", headers=headers, content=content)
+            assert answer.status_code == 403
+
+
+def test_a_route_that_reads_a_body_first_can_not_be_added(parts: Parts):
+    router = APIRouter()
+
+    @router.post("/streams")
+    def careless(body: dict[str, str]) -> None: ...
+
+    with pytest.raises(UnguardedRoute):
+        create_app(parts, Access(KEYS, []), [router])

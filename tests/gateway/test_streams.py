@@ -326,3 +326,25 @@ async def test_without_a_sealing_key_credentials_are_refused(parts: Parts):
     assert answer.status_code == 422
     assert "SIGHTLOG_SEAL_PUBLIC_KEY" in answer.json()["detail"]
     assert "s3cret" not in answer.text
+
+
+async def test_a_stream_whose_address_is_accepted_no_more_can_be_changed(
+    client, engine, sealing_key
+):
+    id = (await created(client, username="u", password="p"))["id"]
+    with engine.begin() as connection:
+        connection.execute(
+            streams.update().where(streams.c.id == id).values(url="rtsps://10.0.0.9/live")
+        )
+    answer = await client.patch(f"/streams/{id}", json={"name": "gate"})
+    assert (answer.status_code, answer.json()["hasCredentials"]) == (200, True)
+    for action in ("start", "stop"):
+        assert (await client.post(f"/streams/{id}/{action}")).status_code == 202
+    sealed = {"username": "u", "password": "p"}
+    answer = await client.patch(f"/streams/{id}", json=sealed)
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "/username")
+    moved = {"rtspUrl": "rtsp://10.0.0.9/live"}
+    answer = await client.patch(f"/streams/{id}", json=moved)
+    assert (answer.status_code, answer.json()["hasCredentials"]) == (200, False)
+    answer = await client.patch(f"/streams/{id}", json=sealed)
+    assert (answer.status_code, answer.json()["hasCredentials"]) == (200, True)

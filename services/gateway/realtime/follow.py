@@ -41,6 +41,7 @@ class Follower:
     ) -> None:
         self._kafka_config = kafka_config
         self._starts = {topic.named(prefix): start for topic, start in STARTS.items()}
+        self._slots = STREAMS.named(prefix)
         self._told = Told(prefix, observed)
         self._observed = observed
         self._hub = hub
@@ -79,6 +80,7 @@ class Follower:
             self._stop.wait(TRY_AGAIN_S)
             return
         self._observed.note_watermark(tail.watermark)
+        self._observed.note_slots(tail.partitions_of(self._slots))
         here = cursor(tail.watermark)
         self._publish([news for found in messages if (news := self._told.news_of(found, here))])
         self._told.report()

@@ -81,6 +81,8 @@ class Told:
             gone = self._observed.forget_spec(partition, stream_id)
             return self._deleted(stream_id, message, cursor) if gone else None
         spec = STREAMS.decode(value)
+        if (spec.slot, STREAMS.key(spec)) != (partition, message.key()):
+            raise DecodeError("MISPLACED", "a spec of another stream or slot")
         self._observed.note_spec(partition, spec)
         if self._said.get(spec.stream_id) == deleted(spec.stream_id):
             del self._said[spec.stream_id]  # it had only moved to another slot
@@ -90,6 +92,8 @@ class Told:
         partition, value = message.partition() or 0, message.value()
         if value is not None:
             status = STREAM_STATUS.decode(value)
+            if STREAM_STATUS.key(status) != message.key():
+                raise DecodeError("MISPLACED", "a status of another stream")
             self._observed.note_status(partition, status)
             return self._changed(status.stream_id, message, cursor)
         stream_id = _key(message)

@@ -9,7 +9,7 @@ The topic is read first and the rows after it: an entry whose row is not there r
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing, contextmanager
 
 import structlog
@@ -23,7 +23,8 @@ from schemas.messages import StreamSpec
 from schemas.tables import engine_url
 from services.gateway.reconciler.bury import Burial
 from services.gateway.reconciler.specs import Place, Specs, TopicRebuilt
-from services.gateway.streams import StreamRow, everything
+from services.gateway.streams import StreamRow, everything, pass_generation
+from services.gateway.tail import TailStuck
 from services.process.crash import crash_point
 
 log = structlog.get_logger()
@@ -31,6 +32,11 @@ log = structlog.get_logger()
 LEADER = 0x5EC0  # the advisory lock of the one that reconciles
 EVERY_S = 1.0  # also what another replica wrote is seen after so long
 ELECTION_EVERY_S = 1.0
+LET_GO = (  # a leader that froze, or whose machine is gone, must not keep the lock for hours
+    "-c idle_session_timeout=10s -c tcp_keepalives_idle=5 -c tcp_keepalives_interval=2 "
+    "-c tcp_keepalives_count=3"
+)
+LAST_GENERATION = 2**52  # what is beyond is near the last that can be said at all
 FROM_SCRATCH_EVERY_S = 600.0  # what was read of the topic is not trusted for longer
 DELIVERED_WITHIN_S = 1.0
 STOP_WITHIN_S = 2.0  # of the 10 s that a process has
@@ -70,7 +76,7 @@ class Reconciler:
             connect_args={
                 "connect_timeout": 2,
                 "application_name": "sightlog-reconciler",
-                "options": "-c timezone=UTC -c statement_timeout=10s",
+                "options": "-c timezone=UTC -c statement_timeout=10s " + LET_GO,
                 "tcp_user_timeout": 8000,
             },
         )
@@ -98,7 +104,7 @@ class Reconciler:
                 with self._elected() as connection:
                     if connection is not None:
                         self._lead(connection)
-            except (DBAPIError, KafkaException, TopicRebuilt) as error:
+            except (DBAPIError, KafkaException, TailStuck, TopicRebuilt) as error:
                 log.warning("reconciler.interrupted", error=type(error).__name__)
             self._stop.wait(ELECTION_EVERY_S)
 
@@ -131,18 +137,32 @@ class Reconciler:
 
     def _agree(self, connection: Connection, specs: Specs) -> bool:
         """True: there is more to do at once."""
-        rows = everything(connection)
+        rows = self._overtaking(connection, everything(connection), specs)
         found = list(differences(self._placed(rows, specs.slots), specs.said))
         for place, spec in found:
             crash_point("reconciler.before_publish")
             specs.say(place, spec)
         if found:
-            self._await_delivery(specs)
+            self._await_delivery(connection, specs)
             crash_point("reconciler.after_publish")
             SAID.inc(len(found))
             log.info("specs.published", specs=len(found))
         deleted = [row for row in rows if row.deleted_at is not None]
         return self._burial.bury(connection, specs, deleted)
+
+    def _overtaking(
+        self, connection: Connection, rows: Sequence[StreamRow], specs: Specs
+    ) -> Sequence[StreamRow]:
+        """Readers ignore a generation below one that they saw: where the topic is ahead of a row
+        (a forged spec, a database brought back from a copy), the row goes past it."""
+        passed = 0
+        for row in rows:
+            said = specs.said.get((row.slot, row.id))
+            if said is not None and row.generation < said.generation < LAST_GENERATION:
+                pass_generation(connection, row.id, said.generation)
+                log.warning("stream.overtaken", stream=row.id, generation=said.generation)
+                passed += 1
+        return everything(connection) if passed else rows
 
     def _placed(self, rows: Collection[StreamRow], slots: int) -> list[StreamRow]:
         """Those whose slot there is: a topic that was rebuilt smaller has no room for the others,
@@ -153,6 +173,8 @@ class Reconciler:
         self._astray = astray.keys()
         return [row for row in rows if row.id not in astray]
 
-    def _await_delivery(self, specs: Specs) -> None:
+    def _await_delivery(self, connection: Connection, specs: Specs) -> None:
+        """Keeps the lock meanwhile; gives up, and takes back what waits, when it is lost."""
         while not specs.delivered(DELIVERED_WITHIN_S) and not self._stop.is_set():
             log.warning("specs.undelivered")
+            connection.execute(text("SELECT 1"))

@@ -1,17 +1,15 @@
 """streams.v1, as the reconciler has it: what it says of each stream now, and a way to say more."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
-import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from schemas.messages import StreamSpec
 from schemas.topics import PRODUCER_OF_FACTS, STREAM_STATUS, STREAMS, DecodeError, Header
 from services.gateway.tail import Hole, Start, Tail
 from services.process.trace import new_traceparent
-
-log = structlog.get_logger()
 
 Place = tuple[int, str]
 """A slot and a stream in it."""
@@ -33,7 +31,7 @@ class Specs:
         self._closed = False
         self._unread: dict[int, int] = {}  # partition -> offset of our own last message there
         self.said: dict[Place, StreamSpec | None] = {}
-        """None: something that can't be decoded. What has a tombstone is not in it."""
+        """None: no spec of this stream in this slot. What has a tombstone is not in it."""
 
     def close(self) -> None:
         self._closed = True
@@ -65,11 +63,12 @@ class Specs:
         if message.value() is None:
             self.said.pop(place, None)
             return
-        try:
-            self.said[place] = STREAMS.decode(message.value())
-        except DecodeError as error:
-            log.warning("spec.undecodable", stream=place[1], error=str(error))
-            self.said[place] = None
+        with suppress(DecodeError):  # counted by who follows the topic
+            spec = STREAMS.decode(message.value())
+            if (spec.slot, spec.stream_id) == place:
+                self.said[place] = spec
+                return
+        self.said[place] = None
 
     def say(self, place: Place, spec: StreamSpec | None) -> None:
         """None: a tombstone. `delivered` tells when the broker has it."""

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Depends, Response
 from starlette.background import BackgroundTask
 from starlette.responses import StreamingResponse
 
-from schemas.messages import Status, StreamStatus
+from schemas.messages import Status, StreamSpec, StreamStatus
 from services.gateway import streams
 from services.gateway.answers import status_of
 from services.gateway.owners import NoPicture
@@ -73,12 +73,21 @@ async def live_view(id: str, parts: PartsOf) -> Response:
 
 
 async def _owner(parts: Parts, id: str) -> tuple[StreamStatus, str]:
-    row = await parts.database.run(partial(streams.find, id=id))
-    seen = parts.observed.status(id)
-    status = status_of(row.spec, seen)
+    spec, seen = await _wanted(parts, id), parts.observed.status(id)
+    status = status_of(spec, seen)
     if seen is None or seen.endpoint is None or status is Status.STOPPED:
         raise Problem(NO_PICTURE, f"the stream is {status}")
     return seen, seen.endpoint
+
+
+async def _wanted(parts: Parts, id: str) -> StreamSpec:
+    """As the topic says it: who looks goes on looking while the database is away. Raises
+    NoSuchStream."""
+    said = parts.observed.spec(id)
+    if said is not None:
+        return said
+    row = await parts.database.run(partial(streams.find, id=id))  # perhaps not said yet
+    return row.spec
 
 
 def _no_picture(status: StreamStatus, reason: str | None) -> Problem:

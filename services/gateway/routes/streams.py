@@ -1,6 +1,5 @@
 """`/streams`: what is wanted of the cameras, and how they fare."""
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
@@ -28,14 +27,16 @@ from services.gateway.problems import (
     MALFORMED_JSON,
     NOT_FOUND,
     NOT_JSON,
+    away,
     documented,
     invalid,
 )
+from services.gateway.routes.guard import Guarded
 from services.gateway.routes.paging import LINK, By100
 from services.gateway.streams import ChangedMeanwhile, StreamRow
 from services.gateway.strict import strict
 
-router = APIRouter(tags=["streams"], dependencies=[Depends(strict)])
+router = APIRouter(tags=["streams"], dependencies=[Depends(strict)], route_class=Guarded)
 
 AT_ONCE = 500  # rows read while those of one status are looked for
 ETAG = {
@@ -62,7 +63,9 @@ async def create_stream(body: NewStream, parts: PartsOf, response: Response) -> 
     credentials = body.spoken_credentials or body.rtsp_url.credentials
     if credentials is not None:
         values["sealed_credentials"] = _sealed(parts, id, body.rtsp_url, credentials)
-    slots = await asyncio.to_thread(parts.slots.count)
+    slots = parts.observed.slots
+    if not slots:
+        raise away("Kafka")
     row = await parts.database.run(partial(streams.create, values=values, slots=slots))
     parts.nudge()
     response.headers["Location"] = f"/streams/{id}"
@@ -231,11 +234,20 @@ def _sealed(parts: Parts, id: str, place: Address, credentials: Credentials) -> 
 
 
 def _credentials_column(parts: Parts, row: StreamRow, body: StreamChange) -> dict[str, Any]:
-    old = address(row.url)
+    old = _accepted(row.url)
     new = body.address or old
-    credentials = body.spoken_credentials or new.credentials
+    credentials = body.spoken_credentials or (new.credentials if new else None)
     if credentials is not None:
+        if new is None:
+            raise invalid("/username", "the stored address is accepted no more: give rtspUrl too")
         return {"sealed_credentials": _sealed(parts, row.id, new, credentials)}
-    if body.drops_credentials or new.place != old.place:
-        return {"sealed_credentials": None}
-    return {}
+    moves = body.address is not None and (old is None or body.address.place != old.place)
+    return {"sealed_credentials": None} if body.drops_credentials or moves else {}
+
+
+def _accepted(url: str) -> Address | None:
+    """None: stored when more was accepted than is now."""
+    try:
+        return address(url)
+    except ValueError:
+        return None

@@ -20,7 +20,7 @@ from services.gateway.observed import Observed
 from services.gateway.realtime.follow import Follower
 from services.gateway.realtime.hub import Hub
 from services.gateway.realtime.news import News
-from tests.gateway.messages import DOOR, YARD, a_heartbeat, a_record, a_spec, a_status
+from tests.gateway.messages import DOOR, SLOT, YARD, a_heartbeat, a_record, a_spec, a_status
 
 Send = Callable[..., None]
 
@@ -33,7 +33,8 @@ def send(kafka: str, topic_prefix: str) -> Iterator[Send]:
     def send(topic: Topic[Any], message: Message | bytes | None, key: str | None = None) -> None:
         value = topic.encode(message) if isinstance(message, Message) else message
         name = key or getattr(message, "stream_id", None)
-        producer.produce(topic.named(topic_prefix), value, name)
+        slot = SLOT if topic in {STREAMS, STREAM_STATUS} else -1  # by key
+        producer.produce(topic.named(topic_prefix), value, name, slot)
         assert producer.flush(10) == 0
 
     yield send

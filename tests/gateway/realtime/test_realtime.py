@@ -36,7 +36,7 @@ from services.gateway.realtime.hub import MESSAGES_KEPT, Hub
 from services.gateway.realtime.news import News, RecordNews
 from services.gateway.realtime.replay import Replays
 from services.gateway.routes.realtime import realtime
-from tests.gateway.messages import DOOR, NOON, YARD, a_heartbeat, a_record, a_spec, a_status
+from tests.gateway.messages import DOOR, NOON, SLOT, YARD, a_heartbeat, a_record, a_spec, a_status
 from tests.gateway.serving import serving
 
 Send = Callable[..., None]
@@ -69,7 +69,8 @@ def send(kafka: str, topic_prefix: str) -> Iterator[Send]:
         for message in messages:
             value = None if message is None else topic.encode(message)
             name = key or getattr(message, "stream_id", None)
-            producer.produce(topic.named(topic_prefix), value, name)
+            slot = SLOT if topic in {STREAMS, STREAM_STATUS} else -1  # by key
+            producer.produce(topic.named(topic_prefix), value, name, slot)
         assert producer.flush(10) == 0
 
     yield send
