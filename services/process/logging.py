@@ -92,7 +92,9 @@ def _log_crash(
 
 
 def _log_thread(died: threading.ExceptHookArgs) -> None:
-    log.error("thread.died", thread=died.thread.name if died.thread else "", exc_info=died.exc_value)
+    log.error(
+        "thread.died", thread=died.thread.name if died.thread else "", exc_info=died.exc_value
+    )
 
 
 def _log_unraisable(unraisable: "sys.UnraisableHookArgs") -> None:

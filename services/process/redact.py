@@ -41,8 +41,9 @@ _PAIR = re.compile(
     rf"{_JOINED})(?:{_QUOTED}|(?!null|true|false|None|[\[{{(]|{_PROSE}){_WORD}++)",
     re.I | re.S,
 )
+_LINE = rf'(?!Bearer KEY\b)(?:[^"\\\r\n]++|\\[^nr]|{_QUOTE})++'  # "send ... Bearer KEY": ours
 _HEADER = re.compile(
-    rf'((?:authorization|cookie){_JOINED})(?:{_QUOTED}|(?!Bearer KEY\b)(?:[^"\\\r\n]++|\\[^nr]|{_QUOTE})++)',
+    rf"((?:authorization|cookie){_JOINED})(?:{_QUOTED}|{_LINE})",
     re.I | re.S,
 )
 _NAMES = ("pas", "pwd", "secret", "token", "key", "authorization", "cookie")

@@ -5,8 +5,10 @@ from base64 import b64decode, b64encode
 
 import pytest
 from nacl.public import PublicKey, SealedBox
+from structlog.testing import capture_logs
 
 from services.ingestor.unseal import SealBroken, new_key_pair, private_keys, unseal
+from services.process.redact import redact
 
 PASSWORD = "p@:/#?%ü$(x)"
 CONTENT = {
@@ -36,6 +38,24 @@ def test_an_older_key_opens_what_was_sealed_before_the_change():
     (old, old_private), (_, new_private) = new_key_pair(), new_key_pair()
     keys = private_keys(f"{new_private}, {old_private}")
     assert unseal(sealed(old), keys, "S1", URL).password == PASSWORD
+
+
+def test_what_an_older_key_opened_is_told_by_the_stream_and_nothing_else():
+    (old, old_private), (new, new_private) = new_key_pair(), new_key_pair()
+    keys = private_keys(f"{new_private},{old_private}")
+    with capture_logs() as lines:
+        unseal(sealed(new), keys, "S1", URL)
+        unseal(sealed(old), keys, "S1", URL)
+    assert lines == [
+        {"event": "seal.outdated", "log_level": "warning", "stream": "S1", "key": 2},
+    ]
+
+
+def test_an_opened_password_is_hidden_from_then_on():
+    public, private = new_key_pair()
+    content = sealed(public, password="opened:once+only")
+    unseal(content, private_keys(private), "S1", URL)
+    assert redact("opened%3Aonce%2Bonly") == "***"
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,5 @@
+import base64
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -22,6 +24,7 @@ from schemas.topics import (
     dead_letter,
     origin_headers,
 )
+from services.process.redact import redact
 
 EXAMPLES = Path(schemas.__file__).parent / "examples"
 TRACE = "00-11111111111111111111111111111111-2222222222222222-01"
@@ -127,7 +130,7 @@ def test_ids_of_a_redelivered_frame_are_the_same() -> None:
 def test_a_dead_letter_keeps_a_small_payload_and_the_sum_of_a_large_one() -> None:
     def letter(value: bytes) -> messages.DeadLetter:
         origin = Origin("t", 0, 1, 1_795_348_800_250, b"\xff", value, [])
-        return dead_letter(origin, "EMPTY", "e" * 5000, "detector")
+        return dead_letter(origin, "EMPTY", "e" * 5000, "detector", str)
 
     assert letter(b"ab").payload == "YWI="
     large = letter(b"x" * LARGEST_DEAD_PAYLOAD)
@@ -160,12 +163,41 @@ def test_a_number_that_its_column_cannot_hold_is_refused() -> None:
         DETECTIONS.decode(planted)
 
 
+SECRETS = [
+    b'{"url":"rtsp://feeder:p0is0n@cam/door","fps":5}',
+    b'{"url":"rtsp://feeder:p0is0n@cam/do',
+    b'{"url":"rtsp://feeder:p0is0n',
+    b"\xff\xfe rtsp://feeder:p0is0n@cam \x00\xc3",
+    b'{"username":"feeder","password":"p0is0n"}',
+]
+
+
+@pytest.mark.parametrize("value", SECRETS)
+def test_a_dead_letter_keeps_no_secret_in_any_part(value: bytes) -> None:
+    text = value.decode(errors="replace")
+    headers = [("source", value), ("password", b"p0is0n"), ("x rtsp://feeder:p0is0n@cam", b"1")]
+    origin = Origin("t", 0, 1, None, b"k" * 2000 + value, value, headers)
+    letter = dead_letter(origin, "WRONG_SHAPE", "e" * 980 + text, "persister", redact)
+    said = [letter, *origin_headers(origin, redact), base64.b64decode(letter.payload or "")]
+    assert "p0is0n" not in str(said)
+    assert (letter.sha256, letter.size) == (hashlib.sha256(value).hexdigest(), len(value))
+
+
+@pytest.mark.parametrize("value", [b"\xff\xd8 no text at all \xc3", b'{"fps": "ten"}', b""])
+def test_a_dead_letter_without_a_secret_is_what_it_was(value: bytes) -> None:
+    origin = Origin("t", 0, 1, None, b"key", value, [("ce_id", value)])
+    letter = dead_letter(origin, "NOT_JSON", "why", "persister", redact)
+    assert base64.b64decode(letter.payload or "") == value
+    assert (letter.key, letter.error) == ("key", "why")
+    assert origin_headers(origin, redact) == [("origin_ce_id", value)]
+
+
 def test_a_dead_letter_of_the_largest_message_fits_into_one() -> None:
     headers = [(f"h{number}", b"\xff" * 10_000) for number in range(100)]
     key, value = b"\xff" * 1_900_000, b"\x00" * (LARGEST_DEAD_PAYLOAD - 1)
     origin = Origin("t" * 249, 0, 1, 10**18, key, value, headers)
-    letter = dead_letter(origin, "NOT_JSON", "e" * 10_000, "persister")
-    said = [*DEAD_LETTERS.headers(letter, "x", TRACE), *origin_headers(origin)]
+    letter = dead_letter(origin, "NOT_JSON", "e" * 10_000, "persister", redact)
+    said = [*DEAD_LETTERS.headers(letter, "x", TRACE), *origin_headers(origin, redact)]
     size = len(DEAD_LETTERS.encode(letter)) + len(DEAD_LETTERS.key(letter) or b"")
     assert size + sum(len(name) + len(fact) for name, fact in said) < 256 * 1024
     assert letter.timestamp is None
