@@ -25,6 +25,7 @@ from services.ingestor.newest import Newest
 from services.ingestor.publish import FrameProducer
 from services.ingestor.serve import create_app, serving
 from services.ingestor.settings import Settings, forget_secrets
+from services.ingestor.stamp import ClockWatch
 from services.ingestor.supervise import Surroundings
 from services.ingestor.unseal import Credentials, SealBroken, new_key_pair, private_keys, unseal
 from services.process.kafka import client_config
@@ -32,7 +33,10 @@ from services.process.logging import configure_logging
 from services.process.settings import load
 from services.process.stop import exit_when_a_thread_dies, stop_on_signal
 
-PRELOAD = ("av", "numpy", "simplejpeg", "services.ingestor.camera")
+PRELOAD = (
+    *("av", "numpy", "simplejpeg"),
+    *("services.ingestor.camera", "services.ingestor.children"),
+)
 MEMBER: dict[str, Any] = {
     "enable.auto.commit": False,
     "auto.offset.reset": "earliest",
@@ -47,7 +51,7 @@ def main() -> None:
     elif sys.argv[1:]:
         sys.exit("usage: python -m services.ingestor [keys]")
     else:
-        ingest(load(Settings))
+        ingest(load(Settings), ClockWatch())
 
 
 def print_keys() -> None:
@@ -56,7 +60,7 @@ def print_keys() -> None:
     sys.stdout.write(f"SIGHTLOG_SEAL_PUBLIC_KEY={public}\nSIGHTLOG_SEAL_PRIVATE_KEYS={private}\n")
 
 
-def ingest(settings: Settings) -> None:
+def ingest(settings: Settings, clock: ClockWatch) -> None:
     configure_logging("ingestor", settings.log_level)
     exit_when_a_thread_dies()
     forget_secrets()  # before the fork server starts, which keeps the environment as it is then
@@ -64,7 +68,7 @@ def ingest(settings: Settings) -> None:
     instance = f"ingestor-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
     outside = open_outside(settings, instance)
     world = surroundings(settings, instance, outside)
-    ingestor = Ingestor(outside, world, introduction(settings, world))
+    ingestor = Ingestor(outside, world, introduction(settings, world), clock)
     stopping = threading.Event()
     app = create_app(
         ingestor.readiness,

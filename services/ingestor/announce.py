@@ -58,9 +58,12 @@ class Announcer:
     def instance(self, instance: Instance, acknowledged: Acknowledged = lambda: None) -> bool:
         return self._say(INSTANCES, instance, acknowledged=acknowledged)
 
-    def bury(self, origin: Origin, reason: str, error: str) -> bool:
+    def bury(
+        self, origin: Origin, reason: str, error: str, acknowledged: Acknowledged = lambda: None
+    ) -> bool:
         letter = dead_letter(origin, reason, error, "ingestor", redact)
-        return self._say(DEAD_LETTERS, letter, more=origin_headers(origin, redact))
+        more = origin_headers(origin, redact)
+        return self._say(DEAD_LETTERS, letter, acknowledged=acknowledged, more=more)
 
     def _say(
         self,

@@ -9,12 +9,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
 from msgspec.structs import replace
 
-from schemas.messages import Instance, Status, StreamSpec, StreamStatus, now
+from schemas.messages import Instance, Reason, Status, StreamSpec, StreamStatus, now
 from schemas.topics import DEAD_LETTERS
 from services.ingestor import children, metrics
 from services.ingestor.announce import Announcer
@@ -23,6 +24,7 @@ from services.ingestor.desire import Desired, Desires, Partitions, ReadToEnd, Un
 from services.ingestor.follow import Statuses
 from services.ingestor.newest import Newest, Still
 from services.ingestor.publish import FrameProducer
+from services.ingestor.stamp import ClockWatch
 from services.ingestor.supervise import Stream, Surroundings
 
 log = structlog.get_logger()
@@ -56,12 +58,15 @@ class Outside:
 class Ingestor:
     """The streams of the partitions that are ours."""
 
-    def __init__(self, outside: Outside, world: Surroundings, instance: Instance) -> None:
+    def __init__(
+        self, outside: Outside, world: Surroundings, instance: Instance, clock: ClockWatch
+    ) -> None:
         self._announcer = outside.announcer
         self._frames = outside.frames
         self._statuses = outside.statuses
         self._world = world
         self._instance = instance
+        self._clock = clock
         self._membership = Membership()
         self._desires = outside.open_desires(
             self._take_partitions, self._release, self._membership.answer
@@ -94,6 +99,7 @@ class Ingestor:
         self._begin_partitions()
         self._heal()
         self._bury()
+        self._watch_clock()
         self._claim()
         for place, stream in list(self._streams.items()):
             stream.tick()
@@ -174,7 +180,8 @@ class Ingestor:
         """Dead letters that the announcer has room for; of the others, the newest wait."""
         while self._unburied:
             dead = self._unburied[0]
-            if not self._announcer.bury(dead.origin, dead.error.reason, str(dead.error)):
+            buried = partial(self._desires.buried, dead.origin)
+            if not self._announcer.bury(dead.origin, dead.error.reason, str(dead.error), buried):
                 break
             self._unburied.popleft()
         if len(self._unburied) > MOST_UNBURIED:
@@ -227,6 +234,14 @@ class Ingestor:
         if self._membership.may_ask() and any(stream.needs_claim for _, stream in needing):
             self._desires.ask_for_proof(self._membership.ask(self._desires.assigned))
 
+    def _watch_clock(self) -> None:
+        """Times go on inside an epoch; what comes by the new time is in another."""
+        step_s = self._clock.step_s()
+        if step_s:
+            log.warning("clock.stepped", by_s=round(step_s, 3))
+            for stream in self._streams.values():
+                stream.restart()
+
     # What is told
 
     def _count(self) -> None:
@@ -260,8 +275,10 @@ class Ingestor:
         ]
         assigned = self._desires.assigned
         ready = self._is_joined() and assigned <= self._ready
+        is_down = any(stream.is_held_up for _, stream in streams)
         return ready, {
             "instance": self._instance.instance,
+            "reason": Reason.BROKER_DOWN if is_down else None,
             "partitions": sorted(assigned),
             "streams": len(streams),
             "cameras": cameras,

@@ -1,9 +1,11 @@
 """Camera processes: started by a fork server, ended for sure."""
 
+import ctypes
 import multiprocessing
 import os
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing import forkserver
@@ -13,6 +15,8 @@ from pathlib import Path
 TERM_AFTER_S = 1.0  # after being asked to stop over the link
 KILL_AFTER_S = 1.5
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+FIRST_FILE = 3  # after standard input, output and error
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Target = Callable[[socket.socket], None]
 
@@ -86,9 +90,23 @@ def start(context: ForkServerContext, target: Target) -> Child:
     """A new process that runs `target` with its end of the link."""
     ours, theirs = socket.socketpair()
     with theirs:
-        process = context.Process(target=target, args=(theirs,), daemon=True)
+        process = context.Process(target=_run, args=(target, theirs), daemon=True)
         process.start()
     return Child(process, ours)
+
+
+def _run(target: Target, link: socket.socket) -> None:
+    """In the child. The fork server, its parent, ends with the ingestor, and the kernel then kills
+    the child: also one that is stopped, in which no thread can notice the end of the link.
+
+    The fork server ends when nobody holds the other end of a pipe, which each child is handed too:
+    nothing but the link is kept open.
+    """
+    os.closerange(FIRST_FILE, link.fileno())
+    os.closerange(link.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    target(link)
 
 
 def end(children: Iterable[Child]) -> None:

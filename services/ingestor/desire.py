@@ -1,14 +1,15 @@
 """The desired state: one consumer group over streams.v1, in which owning a partition is owning its
 streams.
 
-Offsets are committed as proof of membership only: an assigned partition is always read from its
-beginning. A message in it that is no spec is told of once by each process, though read again at
-every assignment. So one ingestor after another buries it until compaction takes it away, which
-takes a newer message of its key: the dead letters' ids (topic, partition, offset) are the same.
+An assigned partition is always read from its beginning. What is committed is how far its messages
+that are no spec have their dead letters: whoever reads them again need not bury them again. The
+same commit is asked for as proof of membership.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,11 @@ from schemas.topics import STREAMS, DecodeError, Origin
 log = structlog.get_logger()
 
 MOST_AT_ONCE = 500  # messages, before other work gets its turn
+LARGEST_SPEC = 64 * 1024  # bytes; beside it in a frame's headers there must be room for the JPEG
+LONGEST_ID = 100  # characters
+FASTEST = 240  # frames a second
+WIDEST = 16_384  # pixels
+MARKS_WITHIN_S = 5.0
 
 Partitions = frozenset[int]
 Release = Callable[[Partitions, bool], None]
@@ -58,6 +64,38 @@ class ReadToEnd:
     partition: int
 
 
+class Burials:
+    """Of one partition: which of its unreadable messages have their dead letters."""
+
+    def __init__(self) -> None:
+        self._begun_to = 0  # below it, each was told of by us or buried by others
+        self._open: set[int] = set()
+
+    def resume(self, mark: int) -> None:
+        """Where others came to; below 0 where nobody was before."""
+        self._begun_to = max(self._begun_to, mark)
+        self._open = {offset for offset in self._open if offset >= mark}
+
+    def begin(self, offset: int) -> bool:
+        """Whether it still needs one."""
+        if offset < self._begun_to:
+            return False
+        self._begun_to = offset + 1
+        self._open.add(offset)
+        return True
+
+    def settle(self, offset: int) -> bool:
+        """Whether that moves the mark."""
+        before = self.mark
+        self._open.discard(offset)
+        return self.mark > before
+
+    @property
+    def mark(self) -> int:
+        """Below it, all are buried."""
+        return min(self._open, default=self._begun_to)
+
+
 class Desires:
     """A member of the group. `on_assigned` and `on_released` are called from within `poll`."""
 
@@ -75,7 +113,7 @@ class Desires:
         self._is_joined = False
         self._complaint: int | None = None
         self._assigned: Partitions = frozenset()
-        self._unreadable_to: dict[int, int] = {}  # by partition, the last offset told of
+        self._burials: dict[int, Burials] = {}  # by partition
         self._consumer = Consumer(
             dict(config)
             | {
@@ -105,14 +143,21 @@ class Desires:
     def ask_for_proof(self, question: int) -> None:
         """Commit: whether the coordinator accepts it comes to `on_commit`. Raises nothing for a
         broker that is away: then no answer comes."""
+        self._commit(self._assigned, str(question))
+
+    def buried(self, origin: Origin) -> None:
+        """The broker has its dead letter."""
+        moved = self._burials[origin.partition].settle(origin.offset)
+        if moved and origin.partition in self._assigned:
+            self._commit([origin.partition])
+
+    def _commit(self, partitions: Iterable[int], metadata: str = "") -> None:
         offsets = [
-            TopicPartition(self._topic, number, 0, metadata=str(question))
-            for number in self._assigned
+            TopicPartition(self._topic, number, self._burials[number].mark, metadata=metadata)
+            for number in partitions
         ]
-        try:
+        with suppress(KafkaException):
             self._consumer.commit(offsets=offsets, asynchronous=True)
-        except KafkaException:
-            return
 
     def poll(self, timeout_s: float) -> Iterator[Desired | Unreadable | ReadToEnd]:
         """What is new, after waiting for the first of it."""
@@ -134,21 +179,17 @@ class Desires:
         if error is not None:
             yield ReadToEnd(partition)
             return
-        key = (message.key() or b"").decode(errors="replace")
+        key = message.key() or b""
         if message.value() is None:
-            yield Desired(partition, key, None)
+            yield Desired(partition, key.decode(errors="replace"), None)
             return
         try:
-            spec = STREAMS.decode(message.value())
+            spec = spec_of(key, partition, message.value())
         except DecodeError as problem:
-            yield from self._unreadable(_origin(message), problem)
+            if self._burials[partition].begin(message.offset() or 0):
+                yield Unreadable(_origin(message), problem)
             return
         yield Desired(partition, spec.stream_id, spec)
-
-    def _unreadable(self, origin: Origin, problem: DecodeError) -> Iterator[Unreadable]:
-        if origin.offset > self._unreadable_to.get(origin.partition, -1):
-            self._unreadable_to[origin.partition] = origin.offset
-            yield Unreadable(origin, problem)
 
     def _complain(self, error: KafkaError) -> None:
         """Raises KafkaException for what librdkafka can't recover from; the rest is news once."""
@@ -162,10 +203,24 @@ class Desires:
         partitions = frozenset(each.partition for each in assigned)
         self._is_joined = True
         self._assigned |= partitions
+        self._read_marks(partitions)
         self._on_assigned(partitions)
         consumer.incremental_assign(
             [TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in partitions]
         )
+
+    def _read_marks(self, partitions: Partitions) -> None:
+        """How far others have come. Where that can't be had, a letter may be written twice, under
+        the same id."""
+        asked = [TopicPartition(self._topic, number) for number in partitions]
+        marks: list[TopicPartition] = []
+        with suppress(KafkaException):
+            marks = self._consumer.committed(asked, timeout=MARKS_WITHIN_S)
+        for number in partitions:
+            self._burials.setdefault(number, Burials())
+        for mark in marks:
+            if mark.error is None:
+                self._burials[mark.partition].resume(mark.offset)
 
     def _release(self, given_up: Iterable[TopicPartition], *, lost: bool) -> None:
         partitions = frozenset(each.partition for each in given_up)
@@ -181,6 +236,30 @@ class Desires:
         assigned, self._assigned = self._assigned, frozenset()
         self._on_released(assigned, False)
         self._consumer.close()
+
+
+def spec_of(key: bytes, partition: int, value: bytes | None) -> StreamSpec:
+    """Raises DecodeError for what is no spec, not where it belongs, or beyond all bounds: one that
+    nobody could act on must not cost others their streams."""
+    if len(value or b"") > LARGEST_SPEC:
+        raise DecodeError("TOO_LARGE", f"{STREAMS.name}: more than {LARGEST_SPEC} bytes")
+    spec = STREAMS.decode(value)
+    if key != STREAMS.key(spec):
+        raise DecodeError("WRONG_KEY", f"{STREAMS.name}: key and streamId differ")
+    if spec.slot != partition:
+        raise DecodeError("WRONG_SLOT", f"{STREAMS.name}: slot {spec.slot}")
+    wrong = [name for name, holds in _bounds(spec).items() if not holds]
+    if wrong:
+        raise DecodeError("WRONG_SHAPE", f"{STREAMS.name}: out of bounds: {', '.join(wrong)}")
+    return spec
+
+
+def _bounds(spec: StreamSpec) -> dict[str, bool]:
+    return {
+        "streamId": 0 < len(spec.stream_id) <= LONGEST_ID and spec.stream_id.isprintable(),
+        "fps": math.isfinite(spec.fps) and 0 < spec.fps <= FASTEST,
+        "frameWidth": spec.frame_width is None or 0 < spec.frame_width <= WIDEST,
+    }
 
 
 def _answer(error: KafkaError | None, offsets: Sequence[TopicPartition]) -> tuple[int, bool]:

@@ -22,6 +22,7 @@ from schemas.topics import STREAM_STATUS, DecodeError
 log = structlog.get_logger()
 
 MOST_AT_ONCE = 500
+TELL_EVERY_S = 1.0  # of what can't be read
 DAY_MS = 86_400_000
 
 
@@ -44,6 +45,8 @@ class Statuses:
         self._last: dict[int, dict[str, StreamStatus]] = {}
         self._highest: dict[str, int] = {}
         self._has_disbelieved = False
+        self._skipped = 0
+        self._told_at_s = -TELL_EVERY_S
 
     def follow(self, partitions: Iterable[int]) -> None:
         """From the beginning of each."""
@@ -105,12 +108,20 @@ class Statuses:
         try:
             status = self._believed(STREAM_STATUS.decode(message.value()))
         except DecodeError as error:
-            log.warning("status.unreadable", offset=message.offset(), reason=error.reason)
+            self._skip(message, error)
             return None
         self._last[partition][status.stream_id] = status
         known = self._highest.get(status.stream_id, 0)
         self._highest[status.stream_id] = max(known, status.epoch)
         return status
+
+    def _skip(self, message: Message, error: DecodeError) -> None:
+        """The persister buries it."""
+        self._skipped += 1
+        if time.monotonic() - self._told_at_s >= TELL_EVERY_S:
+            what = {"partition": message.partition(), "offset": message.offset()}
+            log.warning("status.unreadable", **what, reason=error.reason, count=self._skipped)
+            self._skipped, self._told_at_s = 0, time.monotonic()
 
     def _believed(self, said: StreamStatus) -> StreamStatus:
         """What is forged can come in any number: the log hears of the first."""

@@ -149,7 +149,7 @@ class Outbox:
             books.add(*self._undecided)
             self._undecided = (0, Dropped())
             self._unacknowledged_since_s = None
-            self._books = Books(last_at_us=books.last_at_us)
+            self._books = Books()
             if books.epoch is not None:
                 self._ended.append(books)
 
@@ -303,6 +303,7 @@ class FrameProducer:
         self._source = source
         self._closed = threading.Event()
         self._timed_out = threading.Event()
+        self._entry = threading.Lock()
         self._has_failed = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="deliveries", daemon=True)
 
@@ -310,21 +311,25 @@ class FrameProducer:
         self._thread.start()
 
     def send(self, frame: Frame, delivered: Delivered) -> bool:
-        """False where the producer's queue is full."""
+        """False where the producer's queue is full, or being emptied."""
 
         def report(error: KafkaError | None, _: Message) -> None:
             if error is not None and error.code() == KafkaError._MSG_TIMED_OUT:
                 self._timed_out.set()
             delivered(error is None)
 
+        headers = FRAMES.headers(frame, self._source, new_traceparent())
         try:
-            self._producer.produce(
-                self._topic,
-                key=FRAMES.key(frame),
-                value=FRAMES.encode(frame),
-                headers=list(FRAMES.headers(frame, self._source, new_traceparent())),
-                on_delivery=report,
-            )
+            with self._entry:
+                if self._timed_out.is_set():
+                    return False
+                self._producer.produce(
+                    self._topic,
+                    key=FRAMES.key(frame),
+                    value=FRAMES.encode(frame),
+                    headers=[*headers],
+                    on_delivery=report,
+                )
         except BufferError:
             return False
         except KafkaException:
@@ -341,11 +346,17 @@ class FrameProducer:
         while not self._closed.is_set():
             self._producer.poll(POLL_S)
             if self._timed_out.is_set():
-                # The broker was away for too long. What was queued behind the lost frame must not
-                # be delivered after all: it would leave a hole in the numbers.
-                self._timed_out.clear()
-                self._producer.purge(in_queue=True, in_flight=False)
+                self._empty()
                 log.warning("frames.lost", cause="broker away")
+
+    def _empty(self) -> None:
+        """The broker was away for too long. What was queued behind the lost frame must not be
+        delivered after all, nor what comes before its stream has heard of the loss: it would leave
+        a hole in the numbers."""
+        with self._entry:
+            self._producer.purge(in_queue=True, in_flight=False)
+        self._producer.poll(0)
+        self._timed_out.clear()
 
     def close(self) -> None:
         """Deliveries that are still due are not waited for."""

@@ -1,5 +1,7 @@
 """When a picture was taken: our UTC, anchored on arrival, with the camera's own spacing."""
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from schemas.messages import Clock
@@ -7,6 +9,7 @@ from schemas.messages import Clock
 JUMP_S = 1.0  # further ahead of the arrivals than this, a camera's timestamps have jumped
 LATE_S = 5.0  # further behind, they say nothing about the time
 LEAK = 0.0005  # how much a camera's clock may run slow against ours (500 ppm)
+STEP_S = 1.0  # our clock was set, if it moved this far against the monotonic one
 PLAUSIBLE_S = 5.0  # a trusted camera's clock may be this far off ours
 
 
@@ -66,6 +69,29 @@ class WallClock:
 
     def unix_us(self, at_s: float) -> int:
         return self._unix_us + round((at_s - self._at_s) * 1_000_000)
+
+
+def clocks_apart_s() -> float:
+    """Our UTC less the monotonic clock."""
+    return time.time() - time.monotonic()
+
+
+class ClockWatch:
+    """Notices when our UTC is set: by hand, by the first answer of a time server, by a sleep."""
+
+    def __init__(self, apart_s: Callable[[], float] = clocks_apart_s) -> None:
+        self._apart_s = apart_s
+        self._known_s = apart_s()
+
+    def step_s(self) -> float:
+        """By how much it was set since the last time it was; 0 where that is no more than slewing
+        makes."""
+        apart_s = self._apart_s()
+        step_s = apart_s - self._known_s
+        if abs(step_s) <= STEP_S:
+            return 0.0
+        self._known_s = apart_s
+        return step_s
 
 
 def choose(ours_us: int, sender_us: int | None, *, trusted: bool) -> tuple[int, Clock]:

@@ -156,6 +156,7 @@ class Stream:
         self._source: SourceFacts | None = None
         self._is_deleted = self._is_over = False
         self._is_claimed = self._is_contested = self._has_lost = False
+        self._ends_with_camera = False
         self._ordered: tuple[StreamSpec, link.Order] | None = None
         self._failures = 0
         self._retry_at_s = 0.0
@@ -237,6 +238,14 @@ class Stream:
         self._log.warning("stream.contested", foreign=foreign.owner, epoch=foreign.epoch)
         self._is_contested = True
         self._give_up_epoch()
+
+    def restart(self) -> None:
+        """In a new epoch, once the last frame by the old clock has been numbered in this one."""
+        if self.camera is None:
+            self._give_up_epoch()
+            return
+        self._ends_with_camera = True
+        self.camera.stop()
 
     def _note_loss(self) -> None:
         self._has_lost = True
@@ -360,6 +369,9 @@ class Stream:
         self._owes_heartbeat = True
         camera.close()
         self._log.info("camera.ended", pid=camera.child.pid)
+        if self._ends_with_camera:
+            self._ends_with_camera = False
+            self._give_up_epoch()
         if camera.was_stopped:
             return
         word = camera.last_word or link.Failed(Reason.DECODER_CRASHED)
@@ -377,7 +389,10 @@ class Stream:
         )
         self._retry_at_s = time.monotonic() + wait_s
         self._state = statuses.failed(
-            self._state, reason, detail and redact(detail), statuses.Attempt(self._failures, now(), wait_s)
+            self._state,
+            reason,
+            detail and redact(detail),
+            statuses.Attempt(self._failures, now(), wait_s),
         )
         metrics.FAILURES.labels(reason).inc()
         if self._failures == 1 or self._is_due_to_say():
@@ -397,6 +412,11 @@ class Stream:
     def reason(self) -> str:
         """Why there is nothing to see, in a word."""
         return self._state.reason or self._state.status
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether its frames can't be stored, as far as we know."""
+        return self._state.reason is Reason.BROKER_DOWN
 
     @property
     def is_running(self) -> bool:

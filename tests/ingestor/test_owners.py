@@ -1,6 +1,7 @@
 """Ingestors that come, go, are killed and share."""
 
 import os
+import random
 import signal
 import time
 from itertools import pairwise
@@ -10,6 +11,9 @@ from msgspec.structs import replace
 
 from schemas.messages import StreamSpec
 from tests.ingestor.conftest import assert_near_bar, eventually, is_alive
+
+SLOTS = 4
+ORPHANS_GONE_S = 3.0
 
 
 @pytest.fixture(scope="module")
@@ -24,8 +28,10 @@ def specs(topics):
             url="file:bikes.mp4?loop=1",
             fps=5,
         )
-        for slot in range(4)
+        for slot in range(SLOTS)
     ]
+    for slot in range(SLOTS):
+        topics.say_nonsense(slot)
     return [topics.want(spec) for spec in wanted]
 
 
@@ -41,6 +47,19 @@ def assert_epochs_are_whole(topics, stream_id):
     for epoch in set(epochs):
         seqs = [frame.seq for frame in frames if frame.epoch == epoch]
         assert seqs == list(range(len(seqs)))
+
+
+def assert_books_balance(topics, stream_id):
+    frames, heartbeats = topics.frames(stream_id), topics.heartbeats(stream_id)
+    assert all(each.captured == each.dropped + each.seq + 1 for each in frames)
+    assert all(each.ledger.balances and each.totals.balances for each in heartbeats)
+
+
+def kill(ingestor, pids):
+    os.kill(ingestor.process.pid, signal.SIGKILL)
+    killed_at = time.monotonic()
+    eventually(lambda: not any(is_alive(pid) for pid in pids), 4 * ORPHANS_GONE_S)
+    assert_near_bar("orphans gone after, s", time.monotonic() - killed_at, ORPHANS_GONE_S)
 
 
 def wait_for_higher(topics, stream_id, epoch, seconds):
@@ -69,11 +88,11 @@ def test_ingestors_come_and_go_and_every_stream_goes_on(
         topics.wait_status(stream_id, "RUNNING")
         assert_epochs_are_whole(topics, stream_id)
 
-    # is killed, and leaves no orphan, not even one that waits for a camera in C
+    # is killed, and leaves no orphan: not one that waits for a camera in C, nor one that is stopped
     hung = topics.want(replace(specs[0], stream_id="S9", url=f"{cameras}hole"))
     pids = eventually(lambda: two.camera("S9") and [c["pid"] for c in two.state["cameras"]])
-    os.kill(two.process.pid, signal.SIGKILL)
-    eventually(lambda: not any(is_alive(pid) for pid in pids), 4 * 3)
+    os.kill(two.camera("S0"), signal.SIGSTOP)
+    kill(two, pids)
     before = {stream_id: topics.frames(stream_id)[-1].epoch for stream_id in streams}
 
     topics.delete(hung)
@@ -97,4 +116,35 @@ def test_it_dies_between_its_claim_and_its_first_frame_and_the_next_one_goes_hig
     assert all(frame.epoch < claimed.epoch for frame in topics.frames(claimed.stream_id))
     heir = start_ingestor()
     wait_for_higher(topics, claimed.stream_id, claimed.epoch, 60)
+    assert heir.stop() == 0
+
+
+def test_what_is_no_spec_was_buried_once_by_all_that_read_it(topics, specs):
+    letters = [(each.partition, each.offset) for each in topics.dead_letters()]
+    assert sorted(letters) == [(slot, 0) for slot in range(SLOTS)]
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_epochs_stay_whole_and_no_orphan_stays_whenever_ingestors_are_killed(
+    start_ingestor, topics, streams
+):
+    chance = random.Random(1)
+    running = [start_ingestor(), start_ingestor()]
+    for number in range(20):
+        time.sleep(chance.uniform(0, 15))  # whatever they are at
+        dying = running.pop(chance.randrange(2))
+        kill(dying, [each["pid"] for each in dying.state.get("cameras", ())])
+        crashes = {"SIGHTLOG_CRASH_AT": f"ingestor.after_claim:{chance.randint(1, 4)}"}
+        running.append(start_ingestor(**(crashes if number % 4 == 0 else {})))
+        for stream_id in streams:
+            assert_epochs_are_whole(topics, stream_id)
+    heir = start_ingestor()
+    highest = {stream_id: topics.frames(stream_id)[-1].epoch for stream_id in streams}
+    for each in running:
+        each.end()
+    for stream_id in streams:
+        wait_for_higher(topics, stream_id, highest[stream_id], 60)
+        assert_epochs_are_whole(topics, stream_id)
+        assert_books_balance(topics, stream_id)
     assert heir.stop() == 0

@@ -124,6 +124,17 @@ def test_time_never_goes_back_not_even_when_the_camera_is_connected_anew():
     assert times == sorted(times)
 
 
+def test_a_new_epoch_may_begin_at_an_earlier_time_for_our_clock_may_have_been_set_back():
+    rig = Rig()
+    rig.outbox.open(1)
+    rig.put(at_us=3_600_000_000)
+    rig.outbox.end()
+    rig.outbox.open(2)
+    rig.put(at_us=1_000_000)
+    assert [frame.captured_at.second for frame in rig.broker.frames] == [0, 1]
+    assert rig.broker.frames[0].captured_at > rig.broker.frames[1].captured_at
+
+
 def test_headers_survive_the_wire():
     rig = Rig()
     rig.outbox.open(1)
@@ -149,6 +160,28 @@ def test_a_bug_in_a_delivery_does_not_end_its_thread_unheard(monkeypatch):
 
     producer.send(rig.broker.frames[0], delivered)
     eventually(lambda: died == ["deliveries"])
+    producer.close()
+
+
+def test_no_frame_is_taken_between_a_loss_and_the_end_of_what_was_queued_behind_it():
+    away = {"bootstrap.servers": f"127.0.0.1:{free_port()}", "log_level": 0}
+    away |= {"message.timeout.ms": 50}
+    producer = FrameProducer(PRODUCER_OF_FRAMES | away, "p.", "test")
+    producer.start()
+    rig = Rig()
+    rig.outbox.open(1)
+    rig.put()
+    (frame,) = rig.broker.frames
+    taken_meanwhile = []
+
+    def delivered(well):
+        assert not well
+        taken_meanwhile.append(producer.send(frame, lambda _: None))
+
+    assert producer.send(frame, delivered)
+    eventually(lambda: taken_meanwhile)
+    assert taken_meanwhile == [False]
+    eventually(lambda: producer.send(frame, lambda _: None))
     producer.close()
 
 

@@ -11,6 +11,7 @@ from services.ingestor.app import MOST_UNBURIED, Ingestor, Outside
 from services.ingestor.desire import ReadToEnd, Unreadable
 from services.ingestor.newest import Newest
 from services.ingestor.publish import Waiting
+from services.ingestor.stamp import ClockWatch
 from services.ingestor.supervise import Stream, Surroundings
 
 LAST = StreamStatus(stream_id="S1", status=Status.RUNNING, since=now(), epoch=7, owner="dead")
@@ -30,8 +31,11 @@ class Facts:
             facts.append(fact)
         return self.has_room
 
-    def bury(self, origin, reason, error):
-        return self._take(self.buried, origin.offset)
+    def bury(self, origin, reason, error, acknowledged):
+        taken = self._take(self.buried, origin.offset)
+        if taken:
+            acknowledged()
+        return taken
 
     def status(self, status, slot, acknowledged=lambda: None):
         taken = self._take(self.statuses, status)
@@ -56,10 +60,14 @@ class Reading:
         self.assigned = frozenset({0})
         self.found = []
         self.said = [LAST]
+        self.marked = []
 
     def poll(self, timeout_s=0.0):
         found, self.found = self.found, []
         return found
+
+    def buried(self, origin):
+        self.marked.append(origin.offset)
 
     def has_read(self, partition):
         return True
@@ -134,7 +142,7 @@ def ingestor(facts, frames, reading, world):
     )
     silent: Any = Silent(reading)
     outside = Outside(frames, facts, silent, lambda *_: reading)
-    return Ingestor(outside, world, introduction)
+    return Ingestor(outside, world, introduction, ClockWatch())
 
 
 def unreadable(offset):
@@ -150,7 +158,7 @@ def test_a_refused_dead_letter_is_buried_once_there_is_room(ingestor, facts, rea
     reading.found = [unreadable(3)]
     ingestor.step()
     ingestor.step()
-    assert facts.buried == [1, 2, 3]
+    assert facts.buried == reading.marked == [1, 2, 3]
 
 
 def test_of_very_many_refused_dead_letters_the_newest_wait(ingestor, facts, reading):

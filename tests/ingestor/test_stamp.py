@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ingestor.stamp import MediaClock, WallClock, choose
+from services.ingestor.stamp import ClockWatch, MediaClock, WallClock, choose
 
 START_S = 1000.0
 
@@ -88,3 +88,13 @@ def test_a_trusted_clock_is_used_only_where_it_is_plausible():
     far_us, far = choose(1_000_000_000, 4_600_000_000, trusted=True)
     assert (near_us, near.source) == (1_003_000_000, "source")
     assert (far_us, far.source) == (1_000_000_000, "arrival")
+
+
+def test_a_clock_that_is_set_is_told_from_one_that_is_slewed():
+    apart_s = [100.0]
+    watch = ClockWatch(lambda: apart_s[0])
+    told = []
+    for now_s in (100.4, 100.9, 101.2, 101.3, 5000.0, 4999.5, 0.0):
+        apart_s[0] = now_s
+        told.append(round(watch.step_s(), 1))
+    assert told == [0, 0, 1.2, 0, 4898.8, 0, -5000.0]

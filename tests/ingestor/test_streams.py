@@ -7,6 +7,7 @@ import signal
 import socket
 import time
 from base64 import b64decode, b64encode
+from functools import partial
 from itertools import count, pairwise
 from urllib.parse import urlsplit
 
@@ -14,9 +15,10 @@ import msgspec
 import psutil
 import pytest
 import simplejpeg
-from nacl.public import PublicKey, SealedBox
+from nacl.public import PrivateKey, PublicKey, SealedBox
 
 from schemas.messages import Reason, Status, StreamSpec
+from schemas.topics import STREAM_STATUS, STREAMS
 from services.process.token import sign
 from tests.ingestor.conftest import (
     INTERNAL_KEY,
@@ -195,6 +197,18 @@ def sealed(stream_id, url, password):
     return b64encode(box.encrypt(msgspec.json.encode(content))).decode()
 
 
+def foreign_boxes(camera):
+    """For another stream, for another address, for another key."""
+    yield sealed("another", camera.url, PASSWORD)
+    yield sealed(camera.stream_id, "rtsp://192.0.2.1:554/x", PASSWORD)
+    yield b64encode(SealedBox(PrivateKey.generate()).encrypt(b"{}")).decode()
+
+
+def is_refused(topics, camera, generation):
+    said = topics.statuses(camera.stream_id)[-1]
+    return (said.observed_generation, said.reason) == (generation, Reason.AUTH_FAILED)
+
+
 def test_sealed_credentials_open_a_camera_and_show_nowhere(ingestor, topics, cameras):
     camera = spec(f"{cameras}locked")
     seal = sealed(camera.stream_id, camera.url, PASSWORD)
@@ -212,6 +226,9 @@ def test_sealed_credentials_open_a_camera_and_show_nowhere(ingestor, topics, cam
     topics.want(msgspec.structs.replace(camera, generation=3, sealed_credentials="broken"))
     eventually(lambda: topics.statuses(camera.stream_id)[-1].observed_generation == 3)
     assert "damaged" in topics.statuses(camera.stream_id)[-1].message
+    for generation, box in enumerate(foreign_boxes(camera), 4):
+        topics.want(msgspec.structs.replace(camera, generation=generation, sealed_credentials=box))
+        eventually(partial(is_refused, topics, camera, generation))
     topics.delete(camera)
 
 
@@ -285,7 +302,8 @@ def test_the_instance_and_its_metrics_are_there(ingestor, topics):
 
 
 def test_a_camera_that_accepts_and_stays_silent_is_given_up_after_a_while(ingestor, topics, silent):
-    status = topics.wait_status(silent.stream_id, "ERROR", Reason.TIMEOUT, 4 * 12)
+    topics.wait_status(silent.stream_id, "ERROR", Reason.TIMEOUT, 4 * 12)
+    status = next(each for each in topics.statuses(silent.stream_id) if each.reason)
     assert (status.next_retry_at - status.since).total_seconds() <= 0.5
     topics.delete(silent)
     topics.wait_status(silent.stream_id, "STOPPED")
@@ -315,13 +333,61 @@ def _settled(topics, stream_id, captured):
     return found[-1] if found else None
 
 
-def test_a_message_that_is_no_spec_is_set_aside_and_the_partition_moves_on(ingestor, topics):
-    topics.say_nonsense(0)
-    clip = topics.want(spec("file:bikes.mp4?loop=1", slot=0))
-    topics.wait_frames(clip.stream_id, 1)
-    (letter,) = eventually(topics.dead_letters)
-    assert (letter.reason, letter.service, letter.partition) == ("NOT_JSON", "ingestor", 0)
+def poisons(good):
+    """What is no spec, and the reason that its dead letter must name."""
+    encoded = STREAMS.encode(good)
+    return [
+        (good.stream_id, b"", "EMPTY"),
+        (good.stream_id, b"\xff\xd8\xff", "NOT_JSON"),
+        (good.stream_id, encoded[:-20], "NOT_JSON"),
+        (good.stream_id, b'{"streamId": 5}', "WRONG_SHAPE"),
+        ("another", encoded, "WRONG_KEY"),
+        (b"\xff", encoded, "WRONG_KEY"),
+        (good.stream_id, STREAMS.encode(later(good, slot=good.slot + 1)), "WRONG_SLOT"),
+        (good.stream_id, STREAMS.encode(later(good, fps=-1)), "WRONG_SHAPE"),
+        (good.stream_id, STREAMS.encode(later(good, frame_width=10**12)), "WRONG_SHAPE"),
+        (good.stream_id, STREAMS.encode(later(good, labels=("x" * 1_900_000,))), "TOO_LARGE"),
+    ]
+
+
+def test_each_poison_gets_one_letter_and_costs_neither_its_stream_nor_the_partition(
+    ingestor, topics
+):
+    clip = topics.want(spec("file:bikes.mp4?loop=1", slot=1))
+    first = topics.wait_frames(clip.stream_id, 2)[-1]
+    pid = ingestor.camera(clip.stream_id)
+    before = len(topics.dead_letters())
+    wrong = {"ce_type": b"\xff\x00", "content-type": b"image/jpeg", "epoch": b"x" * 10_000}
+    for key, value, _ in poisons(clip):
+        topics.say_raw(STREAMS, clip.slot, key, value, wrong)
+    said_at = time.monotonic()
+    topics.want(later(clip, name="a better name"))  # the partition moves on
+    eventually(lambda: topics.statuses(clip.stream_id)[-1].observed_generation == 2)
+    assert_near_bar("moved on after, s", time.monotonic() - said_at, 1)
+    expected = [reason for *_, reason in poisons(clip)]
+    eventually(lambda: len(topics.dead_letters()) >= before + len(expected))
+    letters = sorted(topics.dead_letters()[before:], key=lambda letter: letter.offset)
+    assert [letter.reason for letter in letters] == expected
+    assert {(letter.service, letter.partition) for letter in letters} == {("ingestor", clip.slot)}
+    frames = topics.wait_frames(clip.stream_id, len(topics.frames(clip.stream_id)) + 3)
+    assert {frame.epoch for frame in frames} == {first.epoch}
+    assert ingestor.camera(clip.stream_id) == pid
+    assert_whole(frames)
     topics.delete(clip)
+
+
+def test_what_is_no_status_moves_nobody_and_is_for_others_to_bury(ingestor, topics):
+    clip = topics.want(spec("file:bikes.mp4?loop=1", slot=1))
+    first = topics.wait_frames(clip.stream_id, 2)[-1]
+    topics.wait_status(clip.stream_id, "RUNNING")
+    before = len(topics.dead_letters())
+    for value in (b"", b"{", b"\xff\xd8", b'{"streamId": "x"}', b"[" * 100_000):
+        topics.say_raw(STREAM_STATUS, clip.slot, clip.stream_id, value, {"ce_type": b"\xff"})
+    frames = topics.wait_frames(clip.stream_id, len(topics.frames(clip.stream_id)) + 5)
+    assert {frame.epoch for frame in frames} == {first.epoch}
+    assert len(topics.dead_letters()) == before
+    topics.delete(clip)
+    topics.wait_status(clip.stream_id, "STOPPED")
 
 
 def camera_processes(ingestor):
