@@ -85,6 +85,38 @@ def test_its_own_last_words_say_why_a_part_died(keep, tmp_path):
     assert keeper.problem.splitlines() == ["exit status 2", "setting X: expected a number"]
 
 
+@pytest.mark.parametrize("gently", [True, False])
+def test_a_held_part_ends_and_comes_back_only_when_it_is_released(keep, gently):
+    keeper = keep("trap 'exit 7' TERM; echo up; while :; do sleep 0.02; done")
+    assert eventually(lambda: keeper.state == "ready", 5)
+    first = keeper.pid
+    keeper.hold(gently=gently)
+    assert eventually(lambda: keeper.state == "held", 5)
+    assert keeper.last_status == (7 if gently else -signal.SIGKILL)
+    assert not eventually(lambda: keeper.pid is not None, 1.0)  # longer than it waits to start
+    keeper.release()
+    assert eventually(lambda: keeper.state == "ready", 5)
+    assert keeper.pid not in (first, None)
+
+
+def test_a_part_held_while_it_waits_to_start_does_not_start(keep, tmp_path):
+    keeper = keep("echo x >> starts; exit 1")
+    assert eventually(lambda: keeper.state == "failed", 5)
+    keeper.hold(gently=False)
+    assert eventually(lambda: keeper.state == "held", 5)
+    assert (tmp_path / "starts").read_text() == "x\n"
+
+
+def test_a_held_part_is_stopped_at_once(keep):
+    keeper = keep("echo up; sleep 60")
+    assert eventually(lambda: keeper.state == "ready", 5)
+    keeper.hold(gently=False)
+    assert eventually(lambda: keeper.state == "held", 5)
+    began = time.monotonic()
+    assert keeper.stop() is None
+    assert time.monotonic() - began < 1.0
+
+
 def test_a_stopped_part_is_not_started_again(keep, tmp_path):
     keeper = keep("echo up; echo x >> starts; sleep 60")
     assert eventually(lambda: keeper.state == "ready", 5)

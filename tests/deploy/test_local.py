@@ -29,6 +29,7 @@ def test_stack_json_is_for_its_owner_only_and_has_the_fixed_shape(stack):
     assert set(described) == {
         *("version", "ready", "topicPrefix", "kafkaBootstrapServers", "databaseUrl", "gatewayUrl"),
         *("wsUrl", "aiUrl", "apiKey", "mediaPath", "storagePath", "cameras", "services", "parts"),
+        "held",
     }
     assert described["ready"] is True
     assert described["topicPrefix"] == "sightlog."
@@ -133,6 +134,24 @@ def test_status_is_unhealthy_while_a_part_does_not_answer(stack):
     assert eventually(lambda: stack.run("status").returncode == 0, 10)
 
 
+@pytest.mark.parametrize(("name", "how"), [("kafka", "KILL"), ("postgres", "TERM")])
+def test_a_held_part_stays_away_until_it_is_released(stack, name, how):
+    assert stack.run("hold", name, "--signal", how).returncode == 0
+    assert stack["held"] == [name]
+    assert stack.part(name)["pid"] is None
+    assert not eventually(lambda: stack.part(name)["pid"] is not None, 1.5)
+    assert stack.run("status").returncode == 1
+    assert stack.run("release", name).returncode == 0
+    assert stack["held"] == []
+    assert eventually(lambda: stack.run("status").returncode == 0, 5)
+
+
+def test_to_hold_what_is_not_there_is_refused(stack):
+    refused = stack.run("hold", "detector.1")
+    assert refused.returncode == 2
+    assert "detector.1" in refused.stderr
+
+
 def test_nothing_lives_after_the_supervisor_was_killed_and_up_works_again(warden, tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed") / "data"
     stack = RunningStack(folder, ["--no-services"], warden)
@@ -194,6 +213,8 @@ def test_wrong_usage_is_exit_status_2(words):
         ["scale", "ingestor=2"],
         ["cameras", "add"],
         ["cameras", "fault", "cam1", "none"],
+        ["hold", "kafka"],
+        ["release", "kafka"],
     ],
 )
 def test_without_a_stack_there_the_exit_status_is_5(words, tmp_path):

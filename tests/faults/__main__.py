@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NoReturn
 
@@ -56,10 +56,13 @@ def main() -> None:
         usage(str(error))
     print(f"seed={arguments.seed}", *schedule, sep="\n", flush=True)
     try:
-        with stack(arguments.stack, arguments.cameras) as folder:
+        with ExitStack() as after:
+            folder = arguments.stack or after.enter_context(own_stack(arguments.cameras))
             done, verdict = run(Site(folder), schedule)
     except (NoStack, StackFailed, OSError, NotReadable, KafkaException, psycopg.Error) as error:
         usage(f"seed={arguments.seed}: {error}")
+    if arguments.stack is None and verdict.passes:
+        shutil.rmtree(folder.parent)
     for violation in verdict.violations[:MOST_SHOWN]:
         tell(f"seed={arguments.seed}: {violation.kind}: {violation.what} {shown(violation.at)}")
     faults = [one.as_json() for one in done]
@@ -97,21 +100,16 @@ def loaded(site: Site, pulse: Pulse) -> set[str]:
 
 
 @contextmanager
-def stack(there: Path | None, cameras: int) -> Iterator[Path]:
-    """One that runs, or else one of our own, whose logs stay if anything is wrong."""
-    if there is not None:
-        Site(there).place.supervisor()
-        yield there
-        return
-    parent = Path(tempfile.mkdtemp(prefix="sightlog-faults-"))
+def own_stack(cameras: int) -> Iterator[Path]:
+    """Its folder; it is for the caller to remove, or to look at."""
+    folder = Path(tempfile.mkdtemp(prefix="sightlog-faults-")) / "data"
     with Warden() as warden:
-        tell(f"a stack of {cameras} cameras starts in {parent}")
-        running = RunningStack(parent / "data", options(cameras), warden)
+        tell(f"a stack of {cameras} cameras starts in {folder}")
+        running = RunningStack(folder, options(cameras), warden)
         try:
             yield running.folder
         finally:
             running.stop()
-    shutil.rmtree(parent)
 
 
 def options(cameras: int) -> list[str]:

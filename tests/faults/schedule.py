@@ -11,8 +11,8 @@ SERVICES = ("ingestor", "detector", "persister", "gateway", "ai")
 SESSION_S = 10.0
 """The group session of ingestor, detector and persister in a local stack."""
 
-FAULTS_A_MINUTE = 2.5
-AT_LEAST = 5
+FAULTS_A_MINUTE = 2.8
+AT_LEAST = 6
 QUIET_SHARE = 0.2  # of each fault's own time: so some overlap, most don't
 
 
@@ -102,6 +102,7 @@ DECK: tuple[Kind, ...] = (
     BROKER_AWAY,
     *KILLS.values(),
     DATABASE_SESSIONS,
+    BROKER_KILL,
 )
 """What twenty minutes hold; less time holds the first of it, so the first are of many kinds."""
 
@@ -114,7 +115,7 @@ def plan(seed: int, minutes: float, rows: Collection[int] = ROWS) -> list[Planne
     if not deck:
         raise ValueError(f"no fault of these rows; there are {sorted(ROWS)}")
     random = Random(seed)
-    kinds = list(islice(cycle(deck), round(FAULTS_A_MINUTE * minutes) + AT_LEAST))
+    kinds = list(islice(cycle(deck), max(AT_LEAST, round(FAULTS_A_MINUTE * minutes))))
     random.shuffle(kinds)
     return spread(kinds, 60 * minutes, random)
 
