@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any, TypeVar
 
@@ -19,8 +19,17 @@ import structlog
 from obstore.store import ObjectStore
 from sqlalchemy import Connection, Engine
 
-from schemas.messages import DetectionRecord, Heartbeat, StreamStatus
-from schemas.topics import DETECTIONS, HEARTBEATS, SNAPSHOTS, STREAM_STATUS, Origin, Topic
+from schemas.messages import DetectionRecord, Event, Heartbeat, Instance, StreamStatus
+from schemas.topics import (
+    DETECTIONS,
+    EVENTS,
+    HEARTBEATS,
+    INSTANCES,
+    SNAPSHOTS,
+    STREAM_STATUS,
+    Origin,
+    Topic,
+)
 from services.persister import metrics
 from services.persister.arrival import Arrival, Refusal
 from services.persister.bury import Graveyard, LettersAway
@@ -44,12 +53,15 @@ from services.process.crash import crash_point
 log = structlog.get_logger()
 
 ANSWERS: tuple[Topic[Any], ...] = (DETECTIONS,)
-OBSERVATIONS: tuple[Topic[Any], ...] = (STREAM_STATUS, HEARTBEATS)
+OBSERVATIONS: tuple[Topic[Any], ...] = (STREAM_STATUS, HEARTBEATS, EVENTS, INSTANCES)
+"""Events and instances are read only so that what is none gets its dead letter."""
 PICTURES: tuple[Topic[Any], ...] = (SNAPSHOTS,)
 
-FIRST_RETRY_S, LONGEST_RETRY_S = 0.2, 3.0
+_NOT_STORED = (Event, Instance)
+
+FIRST_RETRY_S, LONGEST_RETRY_S = 0.2, 1.0
 PARTITIONS_RETRY_S = 60.0
-END_S = 8.0  # for a batch to finish after a stop
+END_S = 6.0  # for the lanes to finish after a stop; a batch or a commit that hangs is left
 
 AWAY = (DatabaseAway, StoreAway, LettersAway)
 
@@ -70,6 +82,7 @@ class Lane:
     topics: Mapping[str, Topic[Any]]  # by full name
     subscription: Subscription
     store: Store
+    tally: metrics.Tally = field(default_factory=metrics.Tally)
 
 
 def run(lanes: Sequence[Lane], graveyard: Graveyard, stop: threading.Event) -> None:
@@ -110,9 +123,11 @@ def persist(lane: Lane, graveyard: Graveyard, stop: threading.Event) -> None:
         while not stop.is_set():
             if batch := lane.subscription.batch():
                 _settle(lane, batch, graveyard, stop)
+            lane.tally.report(lane.name)
     except Stopping:
         log.info("batch.left", lane=lane.name)
     finally:
+        lane.tally.report(lane.name, at_once=True)
         lane.subscription.close()
 
 
@@ -132,7 +147,7 @@ def _settle(
     lane.subscription.commit(batch)
     metrics.messages.labels(lane.name).inc(len(batch))
     metrics.batch_seconds.labels(lane.name).observe(time.monotonic() - begin)
-    log.info("batch.stored", lane=lane.name, messages=len(batch), refused=len(refusals))
+    lane.tally.add(len(batch), len(refusals))
 
 
 def _tell_of(refusals: Sequence[Refusal]) -> None:
@@ -186,7 +201,7 @@ class Rows:
     def store(self, arrivals: Sequence[Arrival]) -> list[Refusal]:
         if any(isinstance(one.message, DetectionRecord) for one in arrivals):
             self._make_days()
-        return self._store(arrivals)
+        return self._store([one for one in arrivals if not isinstance(one.message, _NOT_STORED)])
 
     def _store(self, arrivals: Sequence[Arrival]) -> list[Refusal]:
         """In one transaction; if Postgres refuses that, half by half, down to the poison."""

@@ -19,7 +19,13 @@ class LettersAway(Exception):
 
 
 class Graveyard:
-    """Dead letters, each acknowledged before the offset of its origin is committed."""
+    """Dead letters, each acknowledged before the offset of its origin is committed.
+
+    So no refused message is without one. Its topic, partition and offset are the letter's id: one
+    that dies between the acknowledgement and the commit leaves its successor to write the same
+    letter again, under the same id; there is no other way to two of one message. Within a process
+    none is handed over twice (see `bury`), and the producer is idempotent.
+    """
 
     def __init__(self, producer: Producer, prefix: str, instance: str) -> None:
         self._producer = producer

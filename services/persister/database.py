@@ -55,6 +55,7 @@ _REFUSED = (
     OverflowError,  # psycopg's, for a number that its column can't hold
     struct.error,
 )
+_PROGRAM_LIMIT_EXCEEDED = "54"  # a class of SQLSTATEs
 
 
 def open_engine(database_url: str) -> Engine:
@@ -77,6 +78,8 @@ def transaction(engine: Engine) -> Iterator[Connection]:
         with engine.begin() as connection:
             yield connection
     except _AWAY as error:
+        if _exceeds_a_limit(error):
+            raise RowRefused(cause(error)) from error
         raise DatabaseAway(cause(error)) from error
     except _REFUSED as error:
         raise RowRefused(cause(error)) from error
@@ -111,7 +114,17 @@ def answers(engine: Engine) -> bool:
     return True
 
 
+def _exceeds_a_limit(error: Exception) -> bool:
+    """psycopg calls it operational, but it is the row's: too long for an index, or too deep."""
+    sqlstate: str | None = getattr(_original(error), "sqlstate", None)
+    return sqlstate is not None and sqlstate.startswith(_PROGRAM_LIMIT_EXCEEDED)
+
+
+def _original(error: Exception) -> Exception:
+    return getattr(error, "orig", None) or error
+
+
 def cause(error: Exception) -> str:
     """The database's first line, without the statement."""
-    original = getattr(error, "orig", None) or error
+    original = _original(error)
     return f"{type(original).__name__}: {str(original).partition(chr(10))[0]}"

@@ -1,10 +1,14 @@
 """Bytes -> messages, and those that are none."""
 
+import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from schemas.topics import STREAM_STATUS, DecodeError, Origin, Topic
+from schemas.messages import Heartbeat, Message, StreamStatus
+from schemas.topics import LARGEST_MESSAGE, STREAM_STATUS, DecodeError, Origin, Topic
 from services.persister.arrival import Arrival, Refusal
+
+MOST_AHEAD_MS = 24 * 3_600_000
 
 
 def decode(
@@ -17,7 +21,7 @@ def decode(
         topic = topics[origin.topic]
         try:
             tombstone = origin.value is None and topic is STREAM_STATUS and _names_stream(origin)
-            message = None if tombstone else topic.decode(origin.value, origin.headers)
+            message = None if tombstone else _message(origin, topic)
         except DecodeError as error:
             refusals.append(Refusal(origin, error.reason, str(error)))
         else:
@@ -31,3 +35,26 @@ def _names_stream(tombstone: Origin) -> bool:
         return bool((tombstone.key or b"").decode())
     except UnicodeDecodeError:
         return False
+
+
+def _message(origin: Origin, topic: Topic[Any]) -> Message:
+    """Raises DecodeError for what is none, or one that nobody of ours could have sent so."""
+    if len(origin.value or b"") > LARGEST_MESSAGE:  # a broker bounds compressed bytes only
+        raise DecodeError("TOO_LARGE", f"{topic.name}: more than {LARGEST_MESSAGE} bytes")
+    message: Message = topic.decode(origin.value, origin.headers)
+    if origin.key != topic.key(message):
+        raise DecodeError("WRONG_KEY", f"{topic.name}: not under the key of what it says")
+    if isinstance(message, StreamStatus | Heartbeat) and not _is_plausible(message.epoch, origin):
+        raise DecodeError("EPOCH_IMPLAUSIBLE", f"{topic.name}: epoch {message.epoch} lies ahead")
+    return message
+
+
+def _is_plausible(epoch: int, origin: Origin) -> bool:
+    """Epochs are milliseconds of an owner's clock. One far ahead of its own message is forged or a
+    mistake, and would be the newest until that time has come. A broker takes no time of a producer
+    that is more than an hour ahead of its own.
+
+    One that is nearer is believed, here as by the owner itself, who mints a higher one.
+    """
+    said_ms = time.time() * 1000 if origin.timestamp_ms is None else origin.timestamp_ms
+    return epoch <= said_ms + MOST_AHEAD_MS

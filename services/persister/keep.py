@@ -18,6 +18,8 @@ from services.persister.arrival import Arrival, Refusal
 
 _FILENAME = re.compile(r"[0-9]{8}T[0-9]{12}Z_[0-9]{1,20}_[0-9]{1,20}\.jpg", re.ASCII)
 _STREAM_ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}", re.ASCII)
+_BEGINS, _ENDS = b"\xff\xd8\xff", b"\xff\xd9"
+_MOST_PADDING = 1024
 
 
 class StoreAway(Exception):
@@ -33,7 +35,7 @@ def open_folder(folder: Path) -> ObjectStore:
 
 
 def keep(store: ObjectStore, arrivals: Iterable[Arrival]) -> tuple[int, list[Refusal]]:
-    """Returns how many were new, and those with no place in the store. Raises StoreAway.
+    """Returns how many were new, and those that are none or have no place. Raises StoreAway.
 
     One that is there already is the same: its name says which frame it is.
     """
@@ -42,6 +44,8 @@ def keep(store: ObjectStore, arrivals: Iterable[Arrival]) -> tuple[int, list[Ref
         key = key_of(arrival.message)
         if key is None:
             refusals.append(Refusal(arrival.origin, "WRONG_PATH", "not a snapshot's path"))
+        elif not is_jpeg(arrival.message.jpeg):
+            refusals.append(Refusal(arrival.origin, "NOT_JPEG", "does not begin and end as a JPEG"))
         else:
             new += _put(store, key, arrival.message.jpeg)
     return new, refusals
@@ -55,6 +59,12 @@ def key_of(snapshot: Snapshot) -> str | None:
     if snapshot.path != image_path(snapshot.stream_id, filename):
         return None
     return snapshot_key(snapshot.stream_id, filename)
+
+
+def is_jpeg(picture: bytes) -> bool:
+    """Begins as one and is not cut; some cameras pad theirs behind its end. What is compressed
+    never looks like the end."""
+    return picture.startswith(_BEGINS) and _ENDS in picture[-_MOST_PADDING:]
 
 
 def _put(store: ObjectStore, key: str, jpeg: bytes) -> bool:

@@ -1,7 +1,12 @@
 """Statuses and heartbeats -> the newest of each stream, and the history of statuses.
 
 A status is newer than another of its partition by its offset. Between partitions (the stream's slot
-moved) the higher epoch is newer, then the later `since`.
+moved) the higher epoch is newer, then the later `since`. So an epoch that was forged within what
+`decode` believes lasts until the stream's owner speaks again in the same partition, or with the
+higher epoch that it mints when it sees the forged one.
+
+What is folded in again may bring a status back that its tombstone had taken away, until the same
+reading comes to that tombstone again; offsets are committed behind it only.
 """
 
 from collections import defaultdict
@@ -69,7 +74,7 @@ def _heartbeat_row(arrival: Arrival) -> dict[str, Any]:
         "stream_id": heartbeat.stream_id,
         "epoch": heartbeat.epoch,
         "at": heartbeat.at,
-        "value": msgspec.json.decode(arrival.origin.value or b""),
+        "value": msgspec.to_builtins(heartbeat),  # what was not understood may be no JSON
     }
 
 

@@ -1,6 +1,8 @@
 """The sink on a database of the module's own, and the process itself."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,10 +12,19 @@ from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, Config
 from confluent_kafka.admin._resource import ResourceType
 from sqlalchemy import Engine
 
+from deploy.local.child import Child, Warden
+from deploy.local.fetch import cache_folder, fetch_jars, read_lock
+from deploy.local.kafka import Broker
+from deploy.local.parts import Part, start
+from deploy.local.ports import Ports
+from deploy.local.postgres import Server
+from schemas.migrate import migrate
+from schemas.provision import provision
 from schemas.topics import PRODUCER_OF_FACTS, Topic
 from services.persister.app import Rows
 from services.persister.database import open_engine
 from services.persister.sink import stage_on_connect
+from tests.conftest import FEW_PARTITIONS
 from tests.persister.making import TOPIC_OF
 from tests.persister.persister_process import PersisterProcess
 
@@ -40,7 +51,7 @@ def start_persister(
     """Starts `python -m services.persister`; settings are given by their names."""
     started: list[PersisterProcess] = []
 
-    def start(**settings: str) -> PersisterProcess:
+    def start_one(**settings: str) -> PersisterProcess:
         shared = {
             "KAFKA_BOOTSTRAP_SERVERS": kafka,
             "DATABASE_URL": database_url,
@@ -51,7 +62,7 @@ def start_persister(
         started.append(PersisterProcess(shared | settings, log))
         return started[-1]
 
-    yield start
+    yield start_one
     for process in started:
         process.kill()
 
@@ -59,6 +70,10 @@ def start_persister(
 @pytest.fixture
 def send(kafka: str, topic_prefix: str) -> Callable[..., None]:
     """Messages to their topics, or raw bytes to one that is named; returns when they are there."""
+    return sender(kafka, topic_prefix)
+
+
+def sender(kafka: str, topic_prefix: str) -> Callable[..., None]:
     producer = Producer({"bootstrap.servers": kafka, "log_level": 0} | PRODUCER_OF_FACTS)
 
     def send(*messages: Any, topic: Topic[Any] | None = None, key: bytes | None = None) -> None:
@@ -75,6 +90,64 @@ def send(kafka: str, topic_prefix: str) -> Callable[..., None]:
         assert producer.flush(30) == 0
 
     return send
+
+
+@dataclass
+class OwnPart:
+    """A part of the stack that a test may end, and start again."""
+
+    part: Part
+    warden: Warden
+    child: Child
+
+    def stop(self) -> None:
+        self.child.stop()
+
+    def kill(self) -> None:
+        self.child.kill()
+        self.child.wait()
+
+    def start_again(self) -> None:
+        self.child = start(self.part, self.warden, 60)
+
+
+@pytest.fixture
+def own_postgres(tmp_path: Path, warden: Warden) -> Iterator[OwnPart]:
+    server = Server(
+        folder=tmp_path / "postgres",
+        password_file=tmp_path / "secrets" / "pgpass",
+        port=Ports(tmp_path / "postgres-port.json", auto=True).port("postgres"),
+        log=tmp_path / "postgres.log",
+    )
+    tmp_path.chmod(0o755)
+    own = OwnPart(server, warden, start(server, warden, 60))
+    yield own
+    own.stop()
+
+
+@pytest.fixture
+def own_database(own_postgres: OwnPart) -> str:
+    assert isinstance(own_postgres.part, Server)
+    database_url = own_postgres.part.create_database("own")
+    migrate(database_url)
+    return database_url
+
+
+@pytest.fixture
+def own_kafka(tmp_path: Path, warden: Warden) -> Iterator[OwnPart]:
+    """With all topics under the prefix `own.`."""
+    ports = Ports(tmp_path / "kafka-ports.json", auto=True)
+    broker = Broker(
+        folder=tmp_path / "kafka",
+        jars=fetch_jars(read_lock(), cache_folder()),
+        port=ports.port("kafka"),
+        controller_port=ports.port("kafka-controller"),
+        log=tmp_path / "kafka.log",
+    )
+    own = OwnPart(broker, warden, start(broker, warden, 60))
+    provision({"bootstrap.servers": broker.bootstrap_servers}, "own.", FEW_PARTITIONS)
+    yield own
+    own.stop()
 
 
 @pytest.fixture(scope="module")

@@ -89,7 +89,9 @@ def heartbeat(minute: int, *, stream_id: str = DOOR, epoch: int = EPOCH) -> Hear
     )
 
 
-def snapshot(seq: int, *, stream_id: str = DOOR, path: str | None = None) -> Snapshot:
+def snapshot(
+    seq: int, *, stream_id: str = DOOR, path: str | None = None, jpeg: bytes = b""
+) -> Snapshot:
     captured_at = NOON + timedelta(milliseconds=200 * seq)
     filename = snapshot_filename(captured_at, EPOCH, seq)
     return Snapshot(
@@ -97,7 +99,7 @@ def snapshot(seq: int, *, stream_id: str = DOOR, path: str | None = None) -> Sna
         frame_id=frame_id(stream_id, EPOCH, seq),
         captured_at=captured_at,
         path=image_path(stream_id, filename) if path is None else path,
-        jpeg=b"\xff\xd8 picture %d \xff\xd9" % seq,
+        jpeg=jpeg or b"\xff\xd8\xff picture %d \xff\xd9" % seq,
     )
 
 

@@ -1,5 +1,6 @@
 """The persister as a process, and what it says of itself."""
 
+import random
 import subprocess
 import sys
 import time
@@ -20,9 +21,16 @@ def eventually(holds: Callable[[], object], within_s: float = 30.0) -> None:
         time.sleep(0.05)
 
 
+def free_port() -> int:
+    """One that a test run beside this one hardly finds in the same moment."""
+    while not is_free(port := random.choice(AUTO)):
+        pass
+    return port
+
+
 class PersisterProcess:
     def __init__(self, settings: dict[str, str], log: Path) -> None:
-        self.port = next(port for port in reversed(AUTO) if is_free(port))
+        self.port = free_port()
         self.log = log
         environment = minimal_environment() | settings | {"PERSISTER_HTTP_PORT": str(self.port)}
         with log.open("wb") as output:

@@ -13,11 +13,8 @@ import psycopg
 import pytest
 from confluent_kafka import Consumer, TopicPartition
 
-from deploy.local.parts import start
-from deploy.local.ports import Ports
-from deploy.local.postgres import Server
 from schemas.messages import Outcome, Status
-from schemas.migrate import migrate
+from schemas.tables import OUTCOME_CODES
 from schemas.topics import DEAD_LETTERS, DETECTIONS, HEARTBEATS, SNAPSHOTS, STREAM_STATUS
 from tests.conftest import FEW_PARTITIONS
 from tests.persister.making import DOOR, GATE, YARD, heartbeat, record, snapshot, status
@@ -25,7 +22,8 @@ from tests.persister.persister_process import PersisterProcess, eventually
 
 pytestmark = pytest.mark.usefixtures("short_session")
 
-BARN, SHED, LAWN, POND = (f"01KAN0T5D3W8Y7R2Q4V6X9Z1C{last}" for last in "ABCD")
+BARN, POND = (f"01KAN0T5D3W8Y7R2Q4V6X9Z1C{last}" for last in "AB")
+OK = bytes([OUTCOME_CODES["ok"]])
 NOT_OK = [outcome for outcome in Outcome if outcome is not Outcome.OK]
 POISON = (
     (DETECTIONS, b"{", "NOT_JSON"),
@@ -44,6 +42,14 @@ def rows_of(database_url, stream_id):
     query = "SELECT seq, label FROM detections WHERE stream_id = %s ORDER BY seq, position"
     with psycopg.connect(database_url) as connection:
         return connection.execute(query, [stream_id]).fetchall()
+
+
+def codes_of(database_url, stream_id):
+    """Of its one epoch, up to the last that is not 0."""
+    query = "SELECT codes FROM outcomes WHERE stream_id = %s ORDER BY epoch, block"
+    with psycopg.connect(database_url) as connection:
+        blocks = connection.execute(query, [stream_id]).fetchall()
+    return b"".join(bytes(codes) for (codes,) in blocks).rstrip(b"\0")
 
 
 def count(database_url, table, stream_id):
@@ -164,6 +170,7 @@ def test_rows_are_exactly_right_after_deaths_before_and_after_their_commit(death
     points = ["offsets_commit", "rows_commit:2", "offsets_commit:2"]
     expected = deaths.persist(GATE, [f"sink.before_{point}" for point in points])
     assert rows_of(database_url, GATE) == expected
+    assert codes_of(database_url, GATE) == OK * len(expected)
 
 
 @pytest.mark.soak
@@ -172,71 +179,8 @@ def test_rows_are_exactly_right_after_fifty_deaths_at_each_point(deaths, databas
     points = ["sink.before_rows_commit", "sink.before_offsets_commit"] * 50
     expected = deaths.persist(BARN, points)
     assert rows_of(database_url, BARN) == expected
-
-
-def test_rows_flow_while_the_store_of_pictures_is_away(
-    kafka, topic_prefix, database_url, start_persister, send, tmp_path
-):
-    folder = tmp_path / "frames"
-    folder.write_bytes(b"in the way")
-    process = start_persister(FRAME_STORAGE_PATH=str(folder))
-    eventually(process.is_ready)
-    send(*(snapshot(seq, stream_id=SHED) for seq in range(20)))
-    eventually(lambda: process.metric('sightlog_persister_paused{lane="snapshots"}') == 1)
-    send(record(0, "dog", stream_id=SHED))
-    eventually(lambda: rows_of(database_url, SHED) == [(0, "dog")])
-    assert unread(kafka, topic_prefix, SNAPSHOTS) == 20
-
-    folder.unlink()
-
-    eventually(lambda: len(pictures(folder)) == 20)
-    eventually(lambda: unread(kafka, topic_prefix, SNAPSHOTS) == 0)
-    assert process.metric('sightlog_persister_paused{lane="snapshots"}') == 0
-
-
-@pytest.fixture
-def own_postgres(tmp_path, warden):
-    """A server that a test may end."""
-    server = Server(
-        folder=tmp_path / "postgres",
-        password_file=tmp_path / "secrets" / "pgpass",
-        port=Ports(tmp_path / "ports.json", auto=True).port("postgres"),
-        log=tmp_path / "postgres.log",
-    )
-    tmp_path.chmod(0o755)
-    running = [start(server, warden, 60)]
-    yield server, running
-    running[-1].stop()
-
-
-def test_postgres_may_go_and_come_back(
-    kafka, topic_prefix, start_persister, send, own_postgres, warden
-):
-    server, running = own_postgres
-    database_url = server.create_database("own")
-    migrate(database_url)
-    process = start_persister(DATABASE_URL=database_url)
-    eventually(process.is_ready)
-    send(*(record(seq, "dog", stream_id=LAWN) for seq in range(10)))
-    eventually(lambda: len(rows_of(database_url, LAWN)) == 10)
-
-    running[-1].stop()
-    send(*(record(seq, "dog", stream_id=LAWN) for seq in range(10, 2000)))
-    eventually(lambda: process.metric('sightlog_persister_paused{lane="detections"}') == 1)
-    assert not process.is_ready()
-    running.append(start(server, warden, 60))
-
-    eventually(lambda: unread(kafka, topic_prefix, DETECTIONS) == 0)
-    assert rows_of(database_url, LAWN) == [(seq, "dog") for seq in range(2000)]
-    assert process.is_ready()
-    assert process.poll() is None
-    assert not process.said("partitions.given_up")
-
-    running[-1].stop()
-    send(record(2000, stream_id=LAWN))
-    eventually(lambda: process.metric('sightlog_persister_paused{lane="detections"}') == 1)
-    process.terminate()
-    assert process.wait(10) == 0
+    assert codes_of(database_url, BARN) == OK * len(expected)
+    print(f"{len(points)} deaths, {len(expected)} rows and codes exactly right")
 
 
 def test_a_backlog_drains_much_faster_than_it_grows(

@@ -41,6 +41,15 @@ def test_a_path_that_no_detector_gives_is_refused(tmp_path, path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("cut", [0, 1, 2, 10])
+def test_what_is_no_whole_jpeg_is_refused(tmp_path, cut):
+    whole = snapshot(3).jpeg
+    jpeg = whole[:-cut] if cut else b"GIF89a"
+    new, refusals = keep(open_folder(tmp_path), arrivals(snapshot(3, jpeg=jpeg)))
+    assert (new, [refusal.reason for refusal in refusals]) == (0, ["NOT_JPEG"])
+    assert keep(open_folder(tmp_path), arrivals(snapshot(3, jpeg=whole + b"\r\n\0"))) == (1, [])
+
+
 @pytest.mark.parametrize("stream_id", ["..", "", "a/b", "a\\b", ".hidden", "x" * 65])
 def test_a_stream_id_never_leads_out_of_the_store(stream_id):
     filename = "20261122T120000600001Z_1_3.jpg"

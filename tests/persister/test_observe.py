@@ -1,11 +1,25 @@
 """The newest status and heartbeat of each stream, and the transitions between statuses."""
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import select, text
 
 from schemas.messages import Reason, SourceFacts, Status
 from schemas.tables import heartbeats, status_history, statuses
-from tests.persister.making import DOOR, EPOCH, YARD, arrivals, heartbeat, status, tombstone
+from schemas.topics import HEARTBEATS
+from services.persister.decode import decode
+from tests.persister.making import (
+    DOOR,
+    EPOCH,
+    PREFIX,
+    YARD,
+    arrival,
+    arrivals,
+    heartbeat,
+    status,
+    tombstone,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +90,19 @@ def test_between_partitions_the_higher_epoch_wins_then_the_later_since(engine, r
     assert newest(engine) == {DOOR: "ERROR"}
 
 
+@pytest.mark.parametrize("partition", [0, 1])
+def test_an_owner_overtakes_a_forged_epoch_by_the_higher_one_it_mints(engine, rows, partition):
+    forged = EPOCH + 23 * 3_600_000
+    rows.store(arrivals(status(Status.ERROR, epoch=forged, minute=99), first=5))
+    rows.store(arrivals(heartbeat(99, epoch=forged)))
+    owner = status(Status.RUNNING, epoch=forged + 1)
+    rows.store(arrivals(owner, first=6, partition=partition))
+    rows.store(arrivals(heartbeat(1, epoch=forged + 1), first=1))
+    assert newest(engine) == {DOOR: "RUNNING"}
+    with engine.connect() as connection:
+        assert connection.scalar(select(heartbeats.c.epoch)) == forged + 1
+
+
 def test_a_republished_status_is_no_transition(engine, rows):
     running = status(Status.RUNNING, owner="a", reason=Reason.BROKER_DOWN)
     again = status(Status.RUNNING, owner="a", reason=Reason.BROKER_DOWN, attempt=2)
@@ -121,3 +148,15 @@ def test_the_newest_heartbeat_of_a_stream_is_kept_as_it_was_sent(engine, rows):
     assert (row["stream_id"], row["epoch"], row["at"]) == (DOOR, EPOCH, heartbeat(3).at)
     assert row["value"]["totals"]["captured"] == 3
     assert row["value"]["windowS"] == 10
+
+
+@pytest.mark.parametrize("unknown", [b"1e400", b"9" * 5000, b'"\xff"', b'"\\u0000"'])
+def test_what_a_heartbeat_says_that_is_not_known_is_left_out(engine, rows, unknown):
+    value = HEARTBEATS.encode(heartbeat(3))[:-1] + b',"unknown":' + unknown + b"}"
+    ((one,), refusals) = decode(
+        [replace(arrival(heartbeat(3)).origin, value=value)],
+        {HEARTBEATS.named(PREFIX): HEARTBEATS},
+    )
+    assert rows.store([one]) == refusals == []
+    with engine.connect() as connection:
+        assert "unknown" not in connection.scalar(select(heartbeats.c.value))

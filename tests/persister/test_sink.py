@@ -1,7 +1,9 @@
 """Records -> codes and rows in a real Postgres."""
 
+import random
 import threading
 from datetime import timedelta
+from string import ascii_letters
 
 import msgspec
 import pytest
@@ -128,6 +130,14 @@ def test_rows_that_postgres_refuses_are_found_and_the_others_stored(engine, rows
     assert {refusal.reason for refusal in refusals} == {"ROW_REFUSED"}
     assert [label for _, label in stored(engine)] == ["dog"] * 4 + ["cat"]
     assert code(engine, 3) == 0
+
+
+def test_a_label_that_is_too_long_for_its_index_refuses_its_record_only(engine, rows):
+    label = "".join(random.Random(1).choices(ascii_letters, k=9000))
+    refusals = rows.store(arrivals(record(0, "dog"), record(1, label), record(2, "cat")))
+    assert [refusal.origin.offset for refusal in refusals] == [1]
+    assert "ProgramLimitExceeded" in refusals[0].error
+    assert stored(engine) == [(0, "dog"), (2, "cat")]
 
 
 @pytest.mark.parametrize(
