@@ -19,6 +19,15 @@ def demo(warden: Warden, tmp_path_factory: pytest.TempPathFactory) -> Iterator[R
     assert running.stop() == 0, running.output()
 
 
+@pytest.fixture(scope="session")
+def battered(warden: Warden, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningStack]:
+    """Another, for the tests that hurt theirs: poison stays in its topics for good."""
+    options = (*OPTIONS, "--fps", "2")
+    running = RunningStack(tmp_path_factory.mktemp("battered") / "data", options, warden)
+    yield running
+    running.stop()
+
+
 @pytest.fixture
 def gateway(demo: RunningStack) -> Iterator[httpx.Client]:
     with httpx.Client(base_url=demo["gatewayUrl"], timeout=10) as client:
