@@ -1,8 +1,8 @@
 """One camera, in a process of its own: locate -> relay -> capture -> pace -> compress -> ingestor.
 
 Crash-only: it owns nothing but its connection. It ends when it is told to, when the source is lost
-(having said why), and within moments of its ingestor's death: its parent is the fork server, so no
-death signal of the kernel's reaches it, but the end of the link does.
+(having said why), and within moments of its ingestor's death: at the end of the link, and by the
+kernel at the end of the fork server, its parent, which follows.
 """
 
 import os

@@ -33,7 +33,7 @@ LARGEST_SPEC = 64 * 1024  # bytes; beside it in a frame's headers there must be 
 LONGEST_ID = 100  # characters
 FASTEST = 240  # frames a second
 WIDEST = 16_384  # pixels
-MARKS_WITHIN_S = 5.0
+MARKS_WITHIN_S = 2.0
 
 Partitions = frozenset[int]
 Release = Callable[[Partitions, bool], None]

@@ -165,7 +165,7 @@ def test_a_broker_that_hangs_for_a_while_costs_what_finds_no_room_and_no_epoch(
     broker, ingestor, topics, streams
 ):
     epochs = {stream_id: topics.wait_frames(stream_id, 1)[-1].epoch for stream_id in streams}
-    go_through(broker, ingestor, topics, streams, signal.SIGSTOP, 8)
+    go_through(broker, ingestor, topics, streams, signal.SIGSTOP, 6)
     assert {stream_id: topics.frames(stream_id)[-1].epoch for stream_id in streams} == epochs
     assert topics.frames("S20")[-1].dropped > topics.frames("S20")[0].dropped
     said = [(each.status, each.reason) for each in topics.statuses("S5")]
@@ -227,7 +227,9 @@ def test_it_stops_in_order_though_a_camera_hangs_and_another_fails(
         assert finals[newest.epoch].published == newest.seq + 1
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize(
+    "how", [signal.SIGKILL, pytest.param(signal.SIGSTOP, marks=pytest.mark.soak)]
+)
 def test_it_stops_in_order_while_the_broker_is_away(broker, start_ingestor, topics, streams, how):
     ingestor = start_ingestor().wait_ready()
     eventually(lambda: ingestor.camera("S5") and len(ingestor.state["cameras"]) == 4)
