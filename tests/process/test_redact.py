@@ -3,7 +3,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
@@ -17,10 +16,9 @@ ENCODED = quote(PASSWORD, safe="")
 
 
 @pytest.fixture(autouse=True)
-def forgetful(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def forgetful(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test knows the secrets of another."""
     monkeypatch.setattr(module, "_known", module._Known())
-    return
 
 
 @pytest.mark.parametrize(
