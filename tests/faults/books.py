@@ -76,9 +76,11 @@ def judge(evidence: Evidence) -> Verdict:
             *frame_violations(evidence),
             *record_violations(evidence),
             *answer_violations(evidence, records),
+            *needless_fences(evidence, records),
             *heartbeat_violations(evidence),
             *table_violations(evidence, records),
             *status_violations(evidence),
+            *poison_violations(evidence),
         ],
     )
 
@@ -271,6 +273,25 @@ def answer_violations(
             yield Violation("RECORD_WITHOUT_FRAME", str(key), (answers[0].at,))
 
 
+def needless_fences(
+    evidence: Evidence, records: Mapping[FrameKey, Sequence[SeenRecord]]
+) -> Iterator[Violation]:
+    """A frame of the newest owner there ever was is not to be refused."""
+    newest: dict[str, int] = {}
+    for stream_id, epoch in known_epochs(evidence):
+        newest[stream_id] = max(epoch, newest.get(stream_id, 0))
+    for key, answers in records.items():
+        counts = fold(answers)
+        if counts and counts.outcome is Outcome.FENCED and key.epoch >= newest[key.stream_id]:
+            yield Violation("FENCED_FOR_NOTHING", f"{key}: no epoch is higher", (counts.at,))
+
+
+def known_epochs(evidence: Evidence) -> Iterator[Epoch]:
+    yield from (epoch_of(frame.key) for frame in evidence.frames)
+    yield from (epoch_of(record.key) for record in evidence.records)
+    yield from ((status.stream_id, status.epoch) for status in evidence.statuses)
+
+
 # Heartbeats
 
 
@@ -395,6 +416,13 @@ def status_faults(
     if newest is not None and stored.offset < newest.at.offset:
         what = f"{stream_id}: offset {stored.offset} of partition {stored.partition} is stored"
         yield Violation("STATUS_STALE", what, (newest.at,))
+
+
+def poison_violations(evidence: Evidence) -> Iterator[Violation]:
+    """What can't be read is in a dead letter."""
+    for at in evidence.undecodable:
+        if evidence.is_settled(at) and at not in evidence.buried:
+            yield Violation("POISON_NOT_BURIED", str(at), (at,))
 
 
 def epoch_of(key: FrameKey) -> Epoch:

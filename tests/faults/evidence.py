@@ -49,6 +49,7 @@ class SeenDetection(NamedTuple):
     label: str
     confidence: float
     captured_at: datetime
+    box: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
 
 
 class SeenRecord(NamedTuple):
@@ -70,6 +71,7 @@ class SeenStatus(NamedTuple):
     at: Place
     stream_id: str
     is_tombstone: bool
+    epoch: int = 0
 
 
 class StoredRow(NamedTuple):
@@ -96,6 +98,7 @@ class Evidence:
     heartbeats: list[SeenHeartbeat] = field(default_factory=list)
     statuses: list[SeenStatus] = field(default_factory=list)
     undecodable: list[Place] = field(default_factory=list)
+    buried: set[Place] = field(default_factory=set)  # whence the dead letters came
     begins: defaultdict[Partition, int] = field(default_factory=lambda: defaultdict(int))
     cut: dict[Partition, int] = field(default_factory=dict)
     behind: list[Place] = field(default_factory=list)  # where the persister still stood

@@ -20,6 +20,7 @@ from confluent_kafka import TopicPartition as At
 from schemas.messages import DetectionRecord, detection_id, frame_id, record_id
 from schemas.tables import OUTCOMES_PER_BLOCK
 from schemas.topics import (
+    DEAD_LETTERS,
     DETECTIONS,
     FRAMES,
     HEARTBEATS,
@@ -157,7 +158,11 @@ class Gathering:
         self._records = Reader(stack, DETECTIONS, self._see_record)
         self._heartbeats = Reader(stack, HEARTBEATS, self._see_heartbeat)
         self._statuses = Reader(stack, STREAM_STATUS, self._see_status)
-        self._readers = (self._frames, self._records, self._heartbeats, self._statuses)
+        self._letters = Reader(stack, DEAD_LETTERS, self._see_letter)
+        self._readers = (
+            *(self._frames, self._records, self._heartbeats, self._statuses),
+            self._letters,
+        )
 
     def gather(self) -> Evidence:
         for reader in (self._frames, self._heartbeats, self._statuses):
@@ -166,6 +171,7 @@ class Gathering:
         self._await_records()
         self._cut(self._records)
         self._await_persister()
+        self._await_burials()
         self._read_tables()
         for reader in (self._records, self._heartbeats, self._statuses, self._frames):
             # frames last: a record or a heartbeat speaks of frames that are there already
@@ -196,6 +202,14 @@ class Gathering:
         while (behind := list(self._behind())) and time.monotonic() < deadline:
             time.sleep(POLL_S)
         self.evidence.behind = behind
+
+    def _await_burials(self) -> None:
+        """Until all that can't be read is in a dead letter, or the grace is over."""
+        deadline = time.monotonic() + self._grace_s
+        settled = {at for at in self.evidence.undecodable if self.evidence.is_settled(at)}
+        while settled - self.evidence.buried and time.monotonic() < deadline:
+            self._letters.read_to_end()
+            time.sleep(POLL_S)
 
     def _behind(self) -> Iterator[Place]:
         for reader in (self._records, self._statuses):
@@ -233,10 +247,18 @@ class Gathering:
     def _see_status(self, at: Place, message: Message) -> None:
         stream_id = (message.key() or b"").decode(errors="replace")
         is_tombstone = message.value() is None
-        if not is_tombstone and self._decoded(STREAM_STATUS, at, message) is None:
+        status = None if is_tombstone else self._decoded(STREAM_STATUS, at, message)
+        if status is None and not is_tombstone:
             return
         if self._is_asked_for(stream_id):
-            self.evidence.statuses.append(SeenStatus(at, stream_id, is_tombstone))
+            epoch = 0 if status is None else status.epoch
+            self.evidence.statuses.append(SeenStatus(at, stream_id, is_tombstone, epoch))
+
+    def _see_letter(self, at: Place, message: Message) -> None:
+        letter = self._decoded(DEAD_LETTERS, at, message)
+        if letter is not None:
+            topic = letter.topic.removeprefix(self._stack.prefix)
+            self.evidence.buried.add(Place(topic, letter.partition, letter.offset))
 
     def _decoded(self, topic: Topic[Any], at: Place, message: Message) -> Any:
         """None where these bytes are no such message; that is the dead letters' affair."""
@@ -259,14 +281,15 @@ class Gathering:
 
     def _read_rows(self, connection: psycopg.Connection[Any]) -> None:
         query = (
-            "SELECT stream_id, epoch, seq, position, id, label, confidence, captured_at"
-            " FROM detections WHERE %(one)s::text IS NULL OR stream_id = %(one)s"
+            "SELECT stream_id, epoch, seq, position, id, label, confidence, captured_at,"
+            " x, y, width, height FROM detections"
+            " WHERE %(one)s::text IS NULL OR stream_id = %(one)s"
         )
-        for stream_id, epoch, seq, position, *detection in connection.execute(
-            query, {"one": self._stream_id}
-        ):
+        for row in connection.execute(query, {"one": self._stream_id}):
+            stream_id, epoch, seq, position, id_, label, confidence, captured_at, *box = row
+            seen = SeenDetection(id_, label, confidence, captured_at, tuple(box))
             key = FrameKey(stream_id, epoch, seq)
-            self.evidence.rows.append(StoredRow(key, position, SeenDetection(*detection)))
+            self.evidence.rows.append(StoredRow(key, position, seen))
 
     def _read_codes(self, connection: psycopg.Connection[Any]) -> None:
         query = (
@@ -292,8 +315,12 @@ def seen_record(at: Place, record: DetectionRecord, facts: Mapping[str, str]) ->
         key=FrameKey(record.stream_id, frame.epoch, frame.seq),
         outcome=record.outcome,
         detections=tuple(
-            SeenDetection(one.id, one.label, one.confidence, frame.captured_at)
+            SeenDetection(
+                *(one.id, one.label, one.confidence, frame.captured_at),
+                (box.x, box.y, box.width, box.height),
+            )
             for one in record.detections
+            for box in (one.bounding_box,)
         ),
         faults=tuple(record_faults(record, facts)),
     )

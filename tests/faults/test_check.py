@@ -313,6 +313,24 @@ def fall_behind(evidence: Evidence) -> None:
     evidence.behind.append(Place("detections.v1", 0, 3))
 
 
+def move_box(evidence: Evidence) -> None:
+    at = next(place for place, row in enumerate(evidence.rows) if row.key == KEY)
+    row = evidence.rows[at]
+    moved = row.detection._replace(box=(1.0, 0.0, 0.0, 0.0))
+    evidence.rows[at] = row._replace(detection=moved)
+
+
+def fence_the_newest_owner(evidence: Evidence) -> None:
+    key = FrameKey(DOOR, NEW, 5)
+    at = record_at(evidence, key)
+    evidence.records[at] = evidence.records[at]._replace(outcome=Outcome.FENCED)
+    evidence.codes[key] = OUTCOME_CODES["fenced"]
+
+
+def leave_poison_unburied(evidence: Evidence) -> None:
+    evidence.undecodable.append(Place("frames.v1", 0, 99))
+
+
 @pytest.mark.parametrize(
     ("plant", "kind"),
     [
@@ -342,6 +360,9 @@ def fall_behind(evidence: Evidence) -> None:
         (lose_status, "STATUS_MISSING"),
         (keep_old_status, "STATUS_STALE"),
         (fall_behind, "PERSISTER_BEHIND"),
+        (move_box, "ROW_DIFFERS"),
+        (fence_the_newest_owner, "FENCED_FOR_NOTHING"),
+        (leave_poison_unburied, "POISON_NOT_BURIED"),
     ],
 )
 def test_a_planted_violation_is_named_with_its_place(plant: Plant, kind: str):
@@ -402,6 +423,17 @@ def test_what_a_live_stack_did_after_the_cut_is_no_violation():
     verdict = judge(evidence)
     assert verdict.violations == []
     assert verdict.published == 12 + 6 + 4
+
+
+def test_poison_in_a_dead_letter_and_a_fence_before_a_status_are_no_violations():
+    evidence = balanced()
+    leave_poison_unburied(evidence)
+    evidence.buried.add(Place("frames.v1", 0, 99))
+    fence_the_newest_owner(evidence)
+    at = Place("stream-status.v1", 0, 99)
+    evidence.statuses.append(SeenStatus(at, DOOR, is_tombstone=False, epoch=NEW + 1))
+    evidence.stored_statuses[DOOR] = StoredStatus(0, 99)
+    assert judge(evidence).violations == []
 
 
 def test_a_frame_that_became_ok_after_the_cut_is_stored_as_either():
@@ -481,6 +513,7 @@ def test_a_real_stack_is_read_and_its_missing_row_and_frame_are_found(
         )
         send(FRAMES, frame)
     send(DETECTIONS, a_record())
+    producer.produce(FRAMES.named(topic_prefix), b"no frame", key=DOOR.encode())
     producer.flush(10)
     with psycopg.connect(database_url) as connection:
         connection.execute(
@@ -490,7 +523,9 @@ def test_a_real_stack_is_read_and_its_missing_row_and_frame_are_found(
     verdict = check(Stack(kafka, topic_prefix, database_url), grace_s=0.5)
 
     assert verdict.published == 500
-    assert kinds(verdict) == ["NO_OUTCOME", "PERSISTER_BEHIND", "ROW_MISSING"]
+    assert kinds(verdict) == [
+        *("NO_OUTCOME", "PERSISTER_BEHIND", "POISON_NOT_BURIED", "ROW_MISSING")
+    ]
     assert sum(one.kind == "NO_OUTCOME" for one in verdict.violations) == 499
     row = next(one for one in verdict.violations if one.kind == "ROW_MISSING")
     assert "detections.v1[" in row.as_json()["at"][0]
