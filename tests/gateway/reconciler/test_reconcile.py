@@ -1,5 +1,6 @@
 """The topic agrees with the table, whatever happened to either."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -9,6 +10,7 @@ from uuid import UUID
 import msgspec
 import pytest
 from sqlalchemy import Engine, Table, func, insert, select, text
+from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
 from schemas.messages import Status, StreamSpec, image_path, now, snapshot_key
@@ -22,7 +24,7 @@ from services.gateway.reconciler.bury import (
     is_over,
     next_sweep,
 )
-from services.gateway.reconciler.reconcile import Reconciler, differences
+from services.gateway.reconciler.reconcile import LET_GO, Reconciler, differences
 from services.gateway.reconciler.specs import Place, Specs
 from services.gateway.snapshots import Snapshots
 from tests.gateway.parts import said
@@ -137,6 +139,53 @@ def test_lost_foreign_stale_and_broken_messages_are_healed(
     wait_until(lambda: agrees(topic, *rows))
     tell(0, A, STREAMS.encode(replace(rows[0], generation=1, fps=30).spec))
     wait_until(lambda: agrees(topic, *rows))
+
+
+@pytest.mark.usefixtures("reconciler")
+def test_poison_under_a_streams_key_is_healed(engine, topic, kafka, topic_prefix):
+    row, other = a_row(id=A, slot=0), a_row(id=B, slot=0)
+    store(engine, row, other)
+    wait_until(lambda: agrees(topic, row, other))
+    begun = time.monotonic()
+    for poison in (b"{", b"null", b"\xff", b"[" * 5000, STREAMS.encode(other.spec), None):
+        say(kafka, topic_prefix, 0, A, poison)
+        wait_until(lambda: agrees(topic, row, other), 4 * 5)
+    print(f"six times healed within {time.monotonic() - begun:.1f} s (bar 5 s each)")
+
+
+@pytest.mark.usefixtures("reconciler")
+def test_a_row_passes_a_generation_that_was_forged_since_readers_ignore_lower_ones(
+    engine, topic, kafka, topic_prefix
+):
+    row = a_row(id=A, slot=0)
+    store(engine, row)
+    wait_until(lambda: agrees(topic, row))
+    forged = replace(row, generation=900, fps=30)
+    say(kafka, topic_prefix, 0, A, STREAMS.encode(forged.spec))
+    passed = replace(row, generation=901)
+    wait_until(lambda: agrees(topic, passed), 4 * 5)
+    with engine.connect() as connection:
+        found = select(streams.c.generation).where(streams.c.id == A)
+        assert connection.execute(found).scalar_one() == 901
+
+
+def test_the_lock_of_a_leader_that_froze_is_let_go(make_reconciler, engine, topic, monkeypatch):
+    """Its session is ended by the server: nobody else would ever lead."""
+    brief = LET_GO.replace("idle_session_timeout=10s", "idle_session_timeout=500ms")
+    assert brief != LET_GO
+    monkeypatch.setattr("services.gateway.reconciler.reconcile.LET_GO", brief)
+    frozen = make_reconciler()
+    with frozen._elected() as connection:
+        assert connection is not None
+        monkeypatch.undo()
+        other = make_reconciler()
+        other.start()
+        row = a_row(id=A)
+        store(engine, row)
+        wait_until(lambda: agrees(topic, row))
+        other.stop()
+        with pytest.raises(DBAPIError):
+            connection.execute(text("SELECT 1"))
 
 
 def test_what_agrees_is_not_said_again(reconciler, engine, topic, kafka, topic_prefix):
