@@ -184,10 +184,10 @@ def terminate(stack: RunningStack, names: Sequence[str]) -> list[int]:
     return pids
 
 
-def balance(stack: RunningStack) -> dict[str, Any]:
-    """The checker's verdict, which must be a good one."""
+def balance(stack: RunningStack, *words: str) -> dict[str, Any]:
+    """The checker's verdict, which must be a good one; `words`: more that it is told."""
     checked = subprocess.run(
-        [sys.executable, "-m", "tests.faults.check", "--stack", stack.folder],
+        [sys.executable, "-m", "tests.faults.check", "--stack", stack.folder, *words],
         check=False,
         cwd=ROOT,
         capture_output=True,
