@@ -15,7 +15,7 @@ from services.process.stop import stop_on_signal
 
 log = structlog.get_logger()
 
-GRACE_S = 8
+GRACE_S = 6
 """What requests in flight get at SIGTERM; the whole process has 10 s."""
 
 

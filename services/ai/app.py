@@ -1,5 +1,6 @@
 """Routes: a picture in, what is in it out; and the Open Inference Protocol's facts."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -74,6 +75,10 @@ class Limits:
     body_seconds: float
 
 
+class Ending(Exception):
+    """This process ends, and has waited for the rest of the request as long as it may."""
+
+
 class UnknownModel(LookupError):
     """No model of that name is served here."""
 
@@ -94,6 +99,7 @@ REFUSALS: dict[type[Exception], Refusal] = {
     BodyTooLarge: Refusal(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body-too-large"),
     BodyTooSlow: Refusal(HTTPStatus.REQUEST_TIMEOUT, "body-too-slow"),
     UnknownModel: Refusal(HTTPStatus.NOT_FOUND, "unknown-model"),
+    Ending: Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "ending", "gone"),
     QueueFull: Refusal(HTTPStatus.TOO_MANY_REQUESTS, "queue-full", "busy"),
     ClientDisconnect: Refusal(HTTPStatus.BAD_REQUEST, "client-gone", "gone"),  # nobody reads it
 }
@@ -140,6 +146,8 @@ def add_detect(app: FastAPI, detector: Detector, turns: Turns, limits: Limits) -
         except QueueFull:
             await discard(request.stream(), limits.body_seconds)  # or it sees a reset, not our 429
             raise
+        except asyncio.CancelledError:  # the server's, at the end of its grace
+            raise Ending from None
         PICTURES.labels("ok").inc()
         DETECTIONS.inc(len(sighting.boxes))
         return json_of(answer(detector, sighting))

@@ -139,9 +139,15 @@ def follow_assignment(app: faust.App, topic: str, reader: Reader) -> None:
     @app.on_before_shutdown.connect
     async def drain(*_: Any, **__: Any) -> None:
         await reader.drain()
+        threading.excepthook = lose_a_thread
         leave = threading.Timer(LEAVE_S, os._exit, (1 if app.crashed else 0,))
         leave.daemon = True
         leave.start()
+
+
+def lose_a_thread(died: threading.ExceptHookArgs) -> None:
+    """Once all is finished and committed: aiokafka's dies of a broker that is away."""
+    log.info("thread.abandoned", cause=died.exc_type.__name__)
 
 
 def delivery_of(message: Any) -> Delivery:  # Any: Faust types headers as list or dict

@@ -29,6 +29,7 @@ from confluent_kafka import (
     Consumer,
     ConsumerGroupState,
     ConsumerGroupTopicPartitions,
+    KafkaException,
     Message,
     Producer,
     TopicPartition,
@@ -206,8 +207,17 @@ def partitions_of(client: Consumer, topic: str) -> int:
 
 
 def ends_of(admin: AdminClient, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+    """Asks again where a leader has just changed."""
     asked = {TopicPartition(topic, p): OffsetSpec.latest() for p in partitions}
-    return {at.partition: told.result(10).offset for at, told in admin.list_offsets(asked).items()}
+    deadline = time.monotonic() + 30
+    while True:
+        told = admin.list_offsets(asked)
+        try:
+            return {at.partition: answer.result(10).offset for at, answer in told.items()}
+        except KafkaException:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 def a_stream() -> str:
@@ -270,7 +280,7 @@ class Running:
         """Its status, and the seconds it took to end."""
         began = time.monotonic()
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(15), time.monotonic() - began
+        return self.process.wait(40), time.monotonic() - began
 
 
 @contextmanager

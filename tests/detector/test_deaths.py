@@ -1,9 +1,11 @@
 """Detectors that are killed, crash, are joined by others, or find no broker: nothing is lost."""
 
+import json
 import signal
 import threading
 from collections import defaultdict
 from contextlib import ExitStack
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -207,6 +209,39 @@ def test_one_that_was_stopped_for_a_session_ends_instead_of_finishing_what_it_ha
         assert detector.process.wait(10) == 1
     assert "slept through the session" in detector.log.read_text()
     assert site.records(stream) == []
+
+
+def test_one_that_stands_still_while_frames_wait_ends_itself_and_one_that_hangs_ends_at_sigterm(
+    sites, ai, tmp_path
+):
+    site, stuck, let_go = sites(), sites(), threading.Event()
+    streams = [a_stream(), a_stream()]
+    for stream in streams:
+        ai.behave(stream, lambda _: Reply(held_by=let_go))
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    patient = PATIENT | {"TMPDIR": str(scratch)}
+    with (
+        running(site, tmp_path, **patient) as hanging,
+        running(stuck, tmp_path, DETECTOR_STALL_S="5", **patient) as still,
+    ):
+        for detector, its, stream in ((hanging, site, streams[0]), (still, stuck, streams[1])):
+            eventually(detector.is_ready, 60)
+            its.publish(a_frame(stream, 0))
+            eventually(partial(ai.called, stream))
+        status, seconds = hanging.terminate()
+        assert (status, seconds < 10) == (0, True), hanging.log.read_text()
+        assert "Traceback" not in hanging.log.read_text()
+        assert still.process.wait(40) == 1
+        [said] = [line for line in still.log.read_text().splitlines() if "detector.stuck" in line]
+        assert (
+            json.loads(said)["reason"] == "frames wait, the broker answers, and nothing has moved"
+        )
+    assert list(scratch.iterdir()) == []
+    let_go.set()
+    with running(site, tmp_path):
+        [record] = site.expect(streams[0], 1, TAKE_OVER_S)
+        assert record.outcome is Outcome.OK
 
 
 def test_sigterm_ends_one_that_still_waits_to_join_its_group(sites, ai, tmp_path):

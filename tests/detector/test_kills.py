@@ -15,7 +15,7 @@ from schemas.messages import DetectionRecord, Outcome, frame_id
 from schemas.provision import Size, provision
 from schemas.topics import FRAMES, facts_of
 from tests.detector.fake_ai import PERSON, Call, FakeAI, Reply, saw
-from tests.detector.site import Site, a_frame, a_stream, eventually, headers_on, running
+from tests.detector.site import Running, Site, a_frame, a_stream, eventually, headers_on, running
 from tests.faults.books import Verdict
 from tests.faults.check import check
 from tests.faults.gather import Stack
@@ -26,6 +26,7 @@ STREAMS = 3
 FRAME_EVERY_S = 0.25  # of each stream
 LIFE = 120  # records at most, so that some die before their first commit and some long after
 PATIENCE_S = 60.0
+SHORT = {"DETECTOR_SESSION_TIMEOUT_S": "3"}  # until a dead one's partitions go on
 
 
 def seq_of(call: Call) -> int:
@@ -99,16 +100,17 @@ class Doomed:
         with self.filming():
             for _ in range(times):
                 point = f"{self.point}:{self.random.randint(1, LIFE)}"
-                with self.detector(SIGHTLOG_CRASH_AT=point) as detector:
+                with running(self.site, self.folder, SIGHTLOG_CRASH_AT=point, **SHORT) as detector:
                     assert detector.process.wait(PATIENCE_S) == -9, detector.log.read_text()
                 self.assert_nothing_committed_is_unanswered()
-        with self.detector() as detector:
-            eventually(self.site.is_all_committed, PATIENCE_S)
+        with running(self.site, self.folder) as detector:
+            eventually(lambda: self.has_finished(detector), 2 * PATIENCE_S)
             assert detector.terminate()[0] == 0
         return check(self.stack, grace_s=PATIENCE_S)
 
-    def detector(self, **environment: str):
-        return running(self.site, self.folder, DETECTOR_SESSION_TIMEOUT_S="3", **environment)
+    def has_finished(self, detector: Running) -> bool:
+        assert detector.process.poll() is None, detector.log.read_text()
+        return self.site.is_all_committed()
 
     def assert_nothing_committed_is_unanswered(self) -> None:
         committed = self.site.committed()

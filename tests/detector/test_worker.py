@@ -1,5 +1,6 @@
 """One detector process, a real broker, and an AI service that does as it is told."""
 
+import os
 import threading
 import time
 from datetime import UTC, datetime
@@ -7,9 +8,12 @@ from functools import partial
 from hashlib import sha256
 
 import pytest
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 
 from schemas.messages import Box, Outcome, detection_id, image_path, snapshot_filename
-from schemas.topics import DEAD_LETTERS, FRAMES, SNAPSHOTS, STREAM_STATUS, facts_of
+from schemas.topics import DEAD_LETTERS, DETECTIONS, FRAMES, SNAPSHOTS, STREAM_STATUS, facts_of
 from tests.detector.fake_ai import PERSON, FakeAI, Reply, a_jpeg, saw
 from tests.detector.site import (
     Site,
@@ -459,6 +463,38 @@ def test_poison_among_the_statuses_holds_up_no_fence_and_is_left_to_the_persiste
     assert detector.process.poll() is None
     assert letters_by_origin(letters).keys() == known.keys()
     assert detector.log.read_text().count("statuses.skipped") < 5
+
+
+@pytest.fixture
+def small_records(site):
+    """The broker takes less than our own producers would send."""
+    change_config(site, "100000")
+    yield
+    change_config(site, "2000000")
+
+
+def change_config(site: Site, most_bytes: str) -> None:
+    topic = ConfigResource(ResourceType.TOPIC, site.name(DETECTIONS))
+    topic.add_incremental_config(
+        ConfigEntry("max.message.bytes", most_bytes, incremental_operation=AlterConfigOpType.SET)
+    )
+    admin = AdminClient({"bootstrap.servers": site.kafka})
+    admin.incremental_alter_configs([topic])[topic].result(10)
+
+
+def test_a_record_that_only_the_broker_finds_too_large_has_failed_and_keeps_its_place(
+    site, detector, small_records
+):
+    stream = a_stream()
+    noise = PERSON | {"noise": os.urandom(200_000).hex()}
+    site.ai.behave(stream, lambda call: Reply(saw(noise if call.frame_id[-1] == "1" else PERSON)))
+    for seq in range(4):
+        site.publish(a_frame(stream, seq))
+        eventually(partial(has_been_asked, site, stream, seq + 1))
+    records = site.expect(stream, 4)
+    assert [record.frame.seq for record in records] == [0, 1, 2, 3]
+    assert (records[1].outcome, records[1].reason) == (Outcome.FAILED, "RECORD_TOO_LARGE")
+    assert {records[at].outcome for at in (0, 2, 3)} == {Outcome.OK}
 
 
 def test_all_that_was_published_poison_and_unlooked_at_too_is_committed_in_the_end(site, detector):
