@@ -52,6 +52,7 @@ class Database:
         )
         self._open: WeakSet[Any] = WeakSet()  # psycopg's connections
         self._closed = False
+        event.listen(self._engine, "do_connect", self._refuse_when_closed)
         event.listen(self._engine, "connect", self._note)
         event.listen(self._engine, "checkin", self._note)
         self._threads = ThreadPoolExecutor(THREADS, "database")
@@ -59,6 +60,11 @@ class Database:
         self._sign: Future[bool] | None = None
         self._waiting = 0
         self.answered = False  # at least once
+
+    def _refuse_when_closed(self, *_: Any) -> None:
+        """Any: SQLAlchemy's. Who was cut off by `close` would wait for a new connection."""
+        if self._closed:
+            raise DatabaseAway
 
     def _note(self, connection: Any, _: Any) -> None:
         """Any: psycopg's connection, None for one that broke, and the pool's own record."""
@@ -101,7 +107,7 @@ class Database:
         try:
             with self._engine.connect() as connection:
                 connection.execute(text("SELECT 1"))
-        except (DBAPIError, PoolTimeout):
+        except (DBAPIError, PoolTimeout, DatabaseAway):
             return False
         return True
 
