@@ -184,10 +184,18 @@ def terminate(stack: RunningStack, names: Sequence[str]) -> list[int]:
     return pids
 
 
-def balance(stack: RunningStack, *words: str) -> dict[str, Any]:
-    """The checker's verdict, which must be a good one; `words`: more that it is told."""
+def balance(stack: RunningStack) -> None:
+    """The checker's verdict on each stream that there is must be a good one; what tests have put
+    into the topics is of others."""
+    streams = streams_of(stack)
+    assert streams
+    for stream in streams:
+        judge(stack, stream["id"])
+
+
+def judge(stack: RunningStack, stream: str) -> None:
     checked = subprocess.run(
-        [sys.executable, "-m", "tests.faults.check", "--stack", stack.folder, *words],
+        [sys.executable, "-m", "tests.faults.check", "--stack", stack.folder, "--stream", stream],
         check=False,
         cwd=ROOT,
         capture_output=True,
@@ -195,9 +203,8 @@ def balance(stack: RunningStack, *words: str) -> dict[str, Any]:
         timeout=120,
     )
     assert checked.returncode == 0, checked.stdout[-4000:] + checked.stderr[-4000:]
-    verdict: dict[str, Any] = json.loads(checked.stdout.splitlines()[-1])
+    verdict = json.loads(checked.stdout.splitlines()[-1])
     print("books:", {name: value for name, value in verdict.items() if name != "violations"})
-    return verdict
 
 
 def await_running(stack: RunningStack, timeout_s: float) -> None:
