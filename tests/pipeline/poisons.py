@@ -44,10 +44,11 @@ def bomb() -> bytes:
 
 def of_json(topic: Topic[Any], sound: bytes, headers: Headers) -> Iterator[Poison]:
     """`sound`: a good value of the topic. Headers of these topics are for routing only."""
+    too_large = {"TOO_LARGE"} if topic is STREAMS else set()  # a frame's headers carry parts of it
     for name, value in unreadable(sound).items():
-        yield Poison(name, value, headers, frozenset({"NOT_JSON"}))
+        yield Poison(name, value, headers, frozenset({"NOT_JSON"} | too_large))
     for name, value in misshapen(sound).items():
-        yield Poison(name, value, headers, frozenset({"WRONG_SHAPE"}))
+        yield Poison(name, value, headers, frozenset({"WRONG_SHAPE"} | too_large))
     yield Poison("empty", b"", headers, frozenset({"EMPTY"}))
     yield Poison("no headers", b"{}", {}, frozenset({"WRONG_SHAPE"}))
     yield Poison("headers not UTF-8", b"{}", mangled(headers), frozenset({"WRONG_SHAPE"}))
