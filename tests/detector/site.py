@@ -81,7 +81,7 @@ class Tail:
 
     def read(self) -> None:
         """To the end as it is now."""
-        ends = ends_of(self.admin, self.topic, self.partitions)
+        ends = ends_of(self.kafka, self.admin, self.topic, self.partitions)
         while any(self.read_to[partition] < end for partition, end in ends.items()):
             for message in self.consumer.consume(1000, 0.02):
                 assert message.error() is None
@@ -192,7 +192,9 @@ class Site:
         return int(murmur2(stream_id.encode()) & 0x7FFFFFFF) % self.partitions
 
     def ends(self) -> dict[int, int]:
-        return ends_of(self.records_tail.admin, self.name(FRAMES), range(self.partitions))
+        return ends_of(
+            self.kafka, self.records_tail.admin, self.name(FRAMES), range(self.partitions)
+        )
 
     def is_all_committed(self) -> bool:
         committed = self.committed()
@@ -206,7 +208,9 @@ def partitions_of(client: Consumer, topic: str) -> int:
     return count
 
 
-def ends_of(admin: AdminClient, topic: str, partitions: Iterable[int]) -> dict[int, int]:
+def ends_of(
+    kafka: str, admin: AdminClient, topic: str, partitions: Iterable[int]
+) -> dict[int, int]:
     """Asks again where a leader has just changed."""
     asked = {TopicPartition(topic, p): OffsetSpec.latest() for p in partitions}
     deadline = time.monotonic() + 30
@@ -217,7 +221,7 @@ def ends_of(admin: AdminClient, topic: str, partitions: Iterable[int]) -> dict[i
         except KafkaException:
             if time.monotonic() > deadline:
                 raise
-            time.sleep(0.1)
+            admin = AdminClient({"bootstrap.servers": kafka})  # the other goes on as it was
 
 
 def a_stream() -> str:
