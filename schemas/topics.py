@@ -56,7 +56,7 @@ PRODUCER: dict[str, Any] = {
 
 PRODUCER_OF_FRAMES: dict[str, Any] = PRODUCER | {
     "linger.ms": 0,
-    "message.timeout.ms": 10_000,  # live pictures are worth nothing late
+    "message.timeout.ms": 0,  # the ingestor gives them up itself, all at once: no holes in `seq`
     "queue.buffering.max.kbytes": 16_384,
 }
 PRODUCER_OF_FACTS: dict[str, Any] = PRODUCER | {

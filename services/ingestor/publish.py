@@ -22,6 +22,7 @@ from services.process.trace import new_traceparent
 log = structlog.get_logger()
 
 MOST_IN_FLIGHT = 16  # frames of one stream that the producer holds
+GIVE_UP_S = 10.0  # live pictures are worth nothing late
 POLL_S = 0.1
 
 Delivered = Callable[[bool], None]
@@ -295,15 +296,28 @@ def _sum(one: Dropped, other: Dropped) -> Dropped:
 
 
 class FrameProducer:
-    """The one producer of all streams' frames, and the thread that serves its deliveries."""
+    """The one producer of all streams' frames, and the thread that serves its deliveries.
 
-    def __init__(self, config: Mapping[str, Any], prefix: str, source: str) -> None:
+    It gives up frames itself: librdkafka's own time-out takes the oldest first, while what is
+    queued behind them may still leave, and that is a hole in the numbers. A purge takes all that
+    is not in a request yet, the newest included, so what arrives is gapless up to the loss.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        prefix: str,
+        source: str,
+        give_up_s: float = GIVE_UP_S,
+    ) -> None:
         self._producer = Producer(dict(config))
         self._topic = FRAMES.named(prefix)
         self._source = source
+        self._give_up_s = give_up_s
         self._closed = threading.Event()
-        self._timed_out = threading.Event()
         self._entry = threading.Lock()
+        self._is_emptying = False
+        self._taken_at_s: dict[str, float] = {}  # of frames that wait, the oldest first
         self._has_failed = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="deliveries", daemon=True)
 
@@ -314,14 +328,14 @@ class FrameProducer:
         """False where the producer's queue is full, or being emptied."""
 
         def report(error: KafkaError | None, _: Message) -> None:
-            if error is not None and error.code() == KafkaError._MSG_TIMED_OUT:
-                self._timed_out.set()
+            with self._entry:
+                self._taken_at_s.pop(frame.id, None)
             delivered(error is None)
 
         headers = FRAMES.headers(frame, self._source, new_traceparent())
         try:
             with self._entry:
-                if self._timed_out.is_set():
+                if self._is_emptying:
                     return False
                 self._producer.produce(
                     self._topic,
@@ -330,6 +344,7 @@ class FrameProducer:
                     headers=[*headers],
                     on_delivery=report,
                 )
+                self._taken_at_s[frame.id] = time.monotonic()
         except BufferError:
             return False
         except KafkaException:
@@ -345,18 +360,24 @@ class FrameProducer:
     def _serve(self) -> None:
         while not self._closed.is_set():
             self._producer.poll(POLL_S)
-            if self._timed_out.is_set():
+            if self._waited_s() > self._give_up_s:
                 self._empty()
                 log.warning("frames.lost", cause="broker away")
 
-    def _empty(self) -> None:
-        """The broker was away for too long. What was queued behind the lost frame must not be
-        delivered after all, nor what comes before its stream has heard of the loss: it would leave
-        a hole in the numbers."""
+    def _waited_s(self) -> float:
         with self._entry:
+            oldest_s = next(iter(self._taken_at_s.values()), None)
+        return 0.0 if oldest_s is None else time.monotonic() - oldest_s
+
+    def _empty(self) -> None:
+        """The broker was away for too long. Nothing is taken until each stream has heard of its
+        loss: a number behind it would leave a hole. What is in a request is beyond recall."""
+        with self._entry:
+            self._is_emptying = True
+            self._taken_at_s.clear()
             self._producer.purge(in_queue=True, in_flight=False)
         self._producer.poll(0)
-        self._timed_out.clear()
+        self._is_emptying = False
 
     def close(self) -> None:
         """Deliveries that are still due are not waited for."""

@@ -148,8 +148,7 @@ def test_a_bug_in_a_delivery_does_not_end_its_thread_unheard(monkeypatch):
     died = []
     monkeypatch.setattr(threading, "excepthook", lambda hook: died.append(hook.thread.name))
     away = {"bootstrap.servers": f"127.0.0.1:{free_port()}", "log_level": 0}
-    away |= {"message.timeout.ms": 50}
-    producer = FrameProducer(PRODUCER_OF_FRAMES | away, "p.", "test")
+    producer = FrameProducer(PRODUCER_OF_FRAMES | away, "p.", "test", give_up_s=0.05)
     producer.start()
     rig = Rig()
     rig.outbox.open(1)
@@ -165,8 +164,7 @@ def test_a_bug_in_a_delivery_does_not_end_its_thread_unheard(monkeypatch):
 
 def test_no_frame_is_taken_between_a_loss_and_the_end_of_what_was_queued_behind_it():
     away = {"bootstrap.servers": f"127.0.0.1:{free_port()}", "log_level": 0}
-    away |= {"message.timeout.ms": 50}
-    producer = FrameProducer(PRODUCER_OF_FRAMES | away, "p.", "test")
+    producer = FrameProducer(PRODUCER_OF_FRAMES | away, "p.", "test", give_up_s=0.05)
     producer.start()
     rig = Rig()
     rig.outbox.open(1)
