@@ -5,6 +5,7 @@ So does what nothing caught, and what Python warns of. No line leaves with a sec
 
 import json
 import logging
+import os
 import sys
 import threading
 from types import TracebackType
@@ -88,7 +89,11 @@ def configure_logging(service: str, level: str) -> None:
 def _log_crash(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
+    """It ends here: taking apart what is left half open may hang, as consumers do that nobody
+    closed."""
     log.critical("process.crashed", exc_info=(kind, error, traceback))
+    logging.shutdown()
+    os._exit(1)
 
 
 def _log_thread(died: threading.ExceptHookArgs) -> None:

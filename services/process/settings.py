@@ -6,6 +6,7 @@ same is taken out of it, as far as that can be done from within.
 """
 
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -81,6 +82,10 @@ def load(settings: type[S]) -> S:
     except UnreadableFile as error:
         sys.stderr.write(f"{error}\n")
         raise SystemExit(WRONG_SETTING) from None
+    if not is_free(loaded):
+        name = _name(settings, ("http_port",))
+        sys.stderr.write(f"setting {name}: expected a port that is free at its HTTP_HOST\n")
+        raise SystemExit(WRONG_SETTING)
     secrets = {
         variable_of(settings, name, field): secret.get_secret_value()
         for name, field in settings.model_fields.items()
@@ -90,6 +95,23 @@ def load(settings: type[S]) -> S:
         hide_setting(value)
     scrub(secrets, os.environ)  # noqa: TID251 -- the door
     return loaded
+
+
+def is_free(loaded: BaseSettings) -> bool:
+    """Whether its server will be able to listen. Asked before anything else is open: who finds
+    out later has half a process to take apart."""
+    host, port = getattr(loaded, "http_host", None), getattr(loaded, "http_port", 0)
+    if host is None:
+        return True
+    try:
+        socket.create_server((host, port), family=family_of(host)).close()
+    except OSError:
+        return False
+    return True
+
+
+def family_of(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
 class UnreadableFile(Exception):

@@ -1,3 +1,4 @@
+import socket
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,8 @@ from services.process.settings import KafkaSettings, load
 class Settings(KafkaSettings):
     model_config = SettingsConfigDict(env_prefix="DOOR_")
 
-    http_port: int = Field(9301, ge=1, le=65535, description="a port, 1-65535")
+    http_host: str = "127.0.0.1"
+    http_port: int = Field(0, ge=0, le=65535, description="a port, 1-65535")
     key: SecretStr
 
 
@@ -27,6 +29,17 @@ def test_a_wrong_setting_ends_the_process_with_its_name_and_never_its_value(
         load(Settings)
     assert ended.value.code == 2
     assert capsys.readouterr().err == "setting DOOR_HTTP_PORT: expected a port, 1-65535\n"
+
+
+def test_a_port_that_is_taken_is_named_before_anything_is_open(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        monkeypatch.setenv("DOOR_HTTP_PORT", str(other.getsockname()[1]))
+        with pytest.raises(SystemExit) as ended:
+            load(Settings)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("setting DOOR_HTTP_PORT: expected a port that is fr")
 
 
 def test_a_missing_setting_is_named(
