@@ -61,7 +61,7 @@ def unreadable(sound: bytes) -> dict[str, bytes]:
         "truncated": sound[: len(sound) // 2],
         "not JSON": b"quite another thing",
         "NaN": re.sub(rb'":-?\d[\d.]*', b'":NaN', sound, count=1),
-        "deep nesting": b"[" * 200_000,
+        "deep nesting": b'{"deeper":' + b"[" * 200_000,
         "deep nesting of objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
         "invalid UTF-8": sound.replace(b'":"', b'":"\xff\xfe', 1),
         "image bomb": bomb(),

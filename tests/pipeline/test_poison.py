@@ -210,7 +210,7 @@ def test_the_recipes_of_the_operations_page_read_a_letter_and_replay_it(
 
     lines = [line.split() for line in run(listing).splitlines()]
     assert len(lines) >= len(buried)
-    at = next(n for n, line in enumerate(lines) if line[3:5] == ["WRONG_SHAPE", DETECTIONS_TOPIC])
+    at = next(n for n, line in enumerate(lines) if line[3:5] == ["NOT_JSON", DETECTIONS_TOPIC])
     partition, offset = lines[at][:2]
     graves = reader.ends(DEAD_LETTERS)
     assert run(replay.replace("-p 2 -o 0", f"-p {partition} -o {offset}")).split()
