@@ -28,6 +28,19 @@ FEW_PARTITIONS = Size(data=4, slots=4)
 CreateDatabase = Callable[..., str]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What stays in one process where several share the work (`make test`): a file, and all that
+    share a whole stack. That is the longest, so it begins."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(shared_by(item)))
+    items.sort(key=lambda item: shared_by(item) != "pipeline")
+
+
+def shared_by(item: pytest.Item) -> str:
+    mine = item.path.relative_to(Path(__file__).parent)
+    return "pipeline" if mine.parts[0] == "pipeline" else str(mine)
+
+
 @pytest.fixture(scope="session")
 def warden() -> Iterator[Warden]:
     """Ends every child of this session if the session itself is killed."""
