@@ -47,6 +47,8 @@ def of_json(topic: Topic[Any], sound: bytes, headers: Headers) -> Iterator[Poiso
     too_large = {"TOO_LARGE"} if topic is STREAMS else set()  # a frame's headers carry parts of it
     for name, value in unreadable(sound).items():
         yield Poison(name, value, headers, frozenset({"NOT_JSON"} | too_large))
+    for name, value in unlike_any(sound).items():
+        yield Poison(name, value, headers, frozenset({"NOT_JSON", "WRONG_SHAPE"}))
     for name, value in misshapen(sound).items():
         yield Poison(name, value, headers, frozenset({"WRONG_SHAPE"} | too_large))
     yield Poison("empty", b"", headers, frozenset({"EMPTY"}))
@@ -63,9 +65,13 @@ def unreadable(sound: bytes) -> dict[str, bytes]:
         "NaN": re.sub(rb'":-?\d[\d.]*', b'":NaN', sound, count=1),
         "deep nesting": b'{"deeper":' + b"[" * 200_000,
         "deep nesting of objects": b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
-        "invalid UTF-8": sound.replace(b'":"', b'":"\xff\xfe', 1),
         "image bomb": bomb(),
     }
+
+
+def unlike_any(sound: bytes) -> dict[str, bytes]:
+    """Whether the text is looked at first or what it should be depends on the field."""
+    return {"invalid UTF-8": sound.replace(b'":"', b'":"\xff\xfe', 1)}
 
 
 def misshapen(sound: bytes) -> dict[str, bytes]:
@@ -93,7 +99,8 @@ def of_jpeg(topic: Topic[Any], headers: Headers) -> Iterator[Poison]:
         yield Poison("other key", good, headers, frozenset({"WRONG_KEY"}), key=b"\xff\xfe")
     if topic is SNAPSHOTS:
         path = {**headers, "path": b"/detections/screenshot/../../../etc/passwd"}
-        yield Poison("path outside", good, path, frozenset({"WRONG_PATH"}))
+        wrong_path = frozenset({"WRONG_PATH"})
+        yield Poison("path outside", good, path, wrong_path, key=headers["ce_subject"])
 
 
 def mangled(headers: Headers) -> Headers:
