@@ -200,7 +200,7 @@ def _FRAME_FIELDS(facts: Facts) -> dict[str, Any]:  # noqa: N802 -- reads as a t
         ),
         "captured": facts.get("captured", "0"),
         "dropped": facts.get("dropped", "0"),
-        "detect": facts.get("detect", "1") == "1",
+        "detect": facts.get("detect", "1"),
         "model": facts.get("model"),
         "maxAgeMs": facts.get("maxagems", "2000"),
         "minConfidence": float(facts["minconf"]) if "minconf" in facts else None,

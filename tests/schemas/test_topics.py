@@ -88,6 +88,7 @@ def test_bytes_that_are_not_the_message_are_refused(topic: Topic[Any], value: by
 @pytest.mark.parametrize(
     "header",
     [
+        ("detect", b"perhaps"),
         ("epoch", b"x"),
         ("seq", b"-1"),
         ("ce_time", b"noon"),
