@@ -172,9 +172,12 @@ class Fence:
         except DecodeError as error:  # the persister makes the dead letter, we only go on
             self._skip(message, error.reason)
             return
-        if not is_plausible(status.epoch):
+        if key != STREAM_STATUS.key(status):
+            self._skip(message, "WRONG_KEY")
+        elif not is_plausible(status.epoch):
             self._skip(message, "EPOCH_IMPLAUSIBLE")
-        self._epochs.learn(status.stream_id, status.epoch)
+        else:
+            self._epochs.learn(status.stream_id, status.epoch)
 
     def _skip(self, message: Message, reason: str) -> None:
         """Says so once a second: they are all read again at every start."""

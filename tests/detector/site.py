@@ -153,12 +153,12 @@ class Site:
     def flush(self) -> None:
         assert self.producer.flush(10) == 0
 
-    def claim(self, stream_id: str, epoch: int) -> None:
-        """What an owner does before its first frame."""
+    def claim(self, stream_id: str, epoch: int, key: bytes | None = None) -> None:
+        """What an owner does before its first frame; under another key, what none does."""
         status = StreamStatus(
             stream_id=stream_id, status=Status.STARTING, since=now(), owner="o", epoch=epoch
         )
-        self.put(STREAM_STATUS, STREAM_STATUS.key(status), STREAM_STATUS.encode(status))
+        self.put(STREAM_STATUS, key or STREAM_STATUS.key(status), STREAM_STATUS.encode(status))
         self.flush()
 
     def records(self, stream_id: str) -> list[DetectionRecord]:

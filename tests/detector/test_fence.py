@@ -74,6 +74,7 @@ def test_poison_in_the_topic_is_passed_over_and_a_tombstone_forgets_its_stream(s
     for junk in (b"", b"{", b'{"streamId": 3}', b"\xff" * 100):
         site.put(STREAM_STATUS, b"junk", junk)
     site.claim(stream, 2**53)
+    site.claim(stream, 8, key=b"another")
     after = a_stream()
     site.claim(after, 7)
     fence.catch_up().result(10)
