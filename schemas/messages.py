@@ -107,6 +107,7 @@ class StreamSpec(Message, frozen=True, kw_only=True):
     max_frame_age_ms: NonNegative = 2000
     idle_gate: bool = False
     trust_source_clock: bool = False
+    verify_tls: bool = True  # of an rtsps:// source
     tags: tuple[str, ...] = ()
 
 

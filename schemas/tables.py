@@ -46,6 +46,7 @@ streams = Table(
     Column("max_frame_age_ms", Integer, nullable=False),
     Column("idle_gate", Boolean, nullable=False, server_default=text("false")),
     Column("trust_source_clock", Boolean, nullable=False, server_default=text("false")),
+    Column("verify_tls", Boolean, nullable=False, server_default=text("true")),
     Column("tags", ARRAY(Text), nullable=False, server_default=text("'{}'")),
     Column("running", Boolean, nullable=False, server_default=text("false")),
     Column("slot", Integer, nullable=False),

@@ -1,8 +1,7 @@
 """Where a camera is: what a person typed -> an address without the password in it.
 
-Accepted: `rtsp://` and `file:NAME[?loop=1]`, a file of the media folder. Nothing else opens: not
-`rtsps://`, of which no ingestor checks the certificate yet, not a path, not FFmpeg's `concat:`,
-`pipe:`, `subfile:` and their like.
+Accepted: `rtsp://`, `rtsps://` (over TLS) and `file:NAME[?loop=1]`, a file of the media folder.
+Nothing else opens: not a path, not FFmpeg's `concat:`, `pipe:`, `subfile:` and their like.
 """
 
 import re
@@ -12,9 +11,8 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from urllib.parse import quote, unquote
 
 LONGEST = 2048
-DEFAULT_PORTS = {"rtsp": 554}
-EXPECTED = "expected rtsp://host/path or file:NAME"
-NO_TLS_YET = "rtsps:// can't be opened yet: expected rtsp://host/path or file:NAME"
+DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322}
+EXPECTED = "expected rtsp://host/path, rtsps://host/path or file:NAME"
 
 _NAME = re.compile(r"(?:(?!-)[A-Za-z0-9_-]{1,63}(?<!-)\.)*(?!-)[A-Za-z0-9_-]{1,63}(?<!-)\.?")
 _LOOKS_LIKE_A_NUMBER = re.compile(r"(?:.*\.)?(?:0[xX][0-9a-fA-F]*|[0-9]+)\.?")
@@ -78,8 +76,6 @@ def address(text: str) -> Address:
     scheme = scheme.lower()
     if colon and scheme == "file":
         return _file(rest)
-    if scheme == "rtsps":
-        raise ValueError(NO_TLS_YET)
     if scheme not in DEFAULT_PORTS or not rest.startswith("//"):
         raise ValueError(EXPECTED)
     return _camera(scheme, rest[2:])

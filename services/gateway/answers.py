@@ -63,6 +63,7 @@ class StreamAnswer(Answer):
     max_frame_age_ms: int
     idle_gate: bool
     trust_source_clock: bool
+    verify_tls: bool
     tags: list[str]
     last_heartbeat: Time | None
     since: Time | None
@@ -156,6 +157,7 @@ def _wanted(spec: StreamSpec, max_fps: float) -> dict[str, Any]:
         "max_frame_age_ms": spec.max_frame_age_ms,
         "idle_gate": spec.idle_gate,
         "trust_source_clock": spec.trust_source_clock,
+        "verify_tls": spec.verify_tls,
         "tags": list(spec.tags),
         "generation": spec.generation,
     }

@@ -119,6 +119,9 @@ class StreamBody(Body):
     max_frame_age_ms: AgeMs = 2000
     idle_gate: StrictBool = False
     trust_source_clock: StrictBool = False
+    verify_tls: StrictBool = Field(
+        True, description="false: a camera over TLS (rtsps) may show any certificate"
+    )
     tags: list[Label] = Field([], max_length=100)
     sources: list[SourceBody] = Field(
         [], max_length=8, description="more than one address of a camera; the first is rtspUrl"

@@ -39,6 +39,7 @@ class StreamRow:
     max_frame_age_ms: int
     idle_gate: bool
     trust_source_clock: bool
+    verify_tls: bool
     tags: list[str]
     running: bool
     slot: int
@@ -70,6 +71,7 @@ class StreamRow:
             max_frame_age_ms=self.max_frame_age_ms,
             idle_gate=self.idle_gate,
             trust_source_clock=self.trust_source_clock,
+            verify_tls=self.verify_tls,
             tags=tuple(self.tags),
         )
 

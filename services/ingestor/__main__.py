@@ -127,6 +127,7 @@ def orders(settings: Settings, keys: Sequence[PrivateKey]) -> Callable[[StreamSp
             frame_width=spec.frame_width,
             fps=min(spec.fps, settings.max_fps),
             trust_source_clock=spec.trust_source_clock,
+            verify_tls=spec.verify_tls,
             media_path=str(settings.media_path),
             allowed=tuple(map(str, settings.source_networks_allowed)),
             denied=tuple(map(str, settings.source_networks_denied)),

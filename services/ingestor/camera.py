@@ -118,15 +118,15 @@ def opened(order: Order) -> Iterator[tuple[Source, bool]]:
         with clip(location.path) as source:
             yield source, location.loops
     else:
-        with relayed(location) as source:
+        with relayed(location, order.verify_tls) as source:
             yield source, False
 
 
 @contextmanager
-def relayed(location: RtspSource) -> Iterator[Source]:
+def relayed(location: RtspSource, verifies: bool) -> Iterator[Source]:
     """Raises Forbidden where the camera sends us elsewhere: nobody goes there."""
     name = location.host if location.is_secured else None
-    with relay(Place(location.addresses, location.port, name)) as way:
+    with relay(Place(location.addresses, location.port, name, verifies)) as way:
         try:
             with rtsp(location.through(way.port)) as source:
                 yield source

@@ -27,6 +27,7 @@ class Order(Struct, frozen=True, tag="order"):
     frame_width: int | None
     fps: float
     trust_source_clock: bool
+    verify_tls: bool
     media_path: str
     allowed: tuple[str, ...]  # networks, as 127.0.0.0/8
     denied: tuple[str, ...]

@@ -46,9 +46,9 @@ def test_the_usual_port_is_the_same_place_as_none():
     assert address("rtsp://cam/a").place != address("rtsp://cam:8554/a").place
 
 
-def test_what_no_ingestor_can_open_yet_is_refused_by_name():
-    with pytest.raises(ValueError, match="rtsps:// can't be opened yet: expected rtsp://"):
-        address("RTSPS://user:secret@cam/x")
+def test_a_camera_over_tls_is_another_place_than_the_same_without():
+    assert address("RTSPS://cam/a").place == address("rtsps://cam:322/b").place
+    assert address("rtsps://cam:554/a").place != address("rtsp://cam:554/a").place
 
 
 def test_what_was_refused_is_not_repeated():

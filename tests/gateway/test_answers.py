@@ -37,6 +37,7 @@ def a_row(**more) -> StreamRow:
         "max_frame_age_ms": 2000,
         "idle_gate": False,
         "trust_source_clock": False,
+        "verify_tls": True,
         "tags": [],
         "running": True,
         "slot": 2,

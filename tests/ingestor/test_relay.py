@@ -68,6 +68,7 @@ def order(url, username=None, password=None):
         frame_width=640,
         fps=5,
         trust_source_clock=False,
+        verify_tls=True,
         media_path=str(CLIPS),
         allowed=("127.0.0.0/8",),
         denied=(),
