@@ -25,6 +25,7 @@ from confluent_kafka import (
 
 from schemas.messages import StreamSpec
 from schemas.topics import STREAMS, DecodeError, Origin
+from services.process.kafka import headers_of
 
 log = structlog.get_logger()
 
@@ -276,13 +277,5 @@ def _origin(message: Message) -> Origin:
         timestamp_ms=message.timestamp()[1],
         key=message.key(),
         value=message.value(),
-        headers=_headers(message),
+        headers=headers_of(message),
     )
-
-
-def _headers(message: Message) -> list[tuple[str, bytes]]:
-    pairs = message.headers() or []
-    return [
-        (name, value.encode() if isinstance(value, str) else value or b"")
-        for name, value in (pairs.items() if isinstance(pairs, dict) else pairs)
-    ]

@@ -9,6 +9,7 @@ import structlog
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from schemas.topics import Origin
+from services.process.kafka import headers_of
 
 log = structlog.get_logger()
 
@@ -172,7 +173,7 @@ def origin_of(message: Message) -> Origin | None:
             timestamp_ms=timestamp_ms if kind else None,
             key=_bytes(message.key()),
             value=_bytes(message.value()),
-            headers=_headers(message),
+            headers=headers_of(message),
         )
     if error.fatal():
         raise KafkaException(error)
@@ -188,8 +189,3 @@ def _known(number: int | None) -> int:
 
 def _bytes(value: str | bytes | None) -> bytes | None:
     return value.encode() if isinstance(value, str) else value
-
-
-def _headers(message: Message) -> list[tuple[str, bytes]]:
-    pairs: Iterable[tuple[str, str | bytes | None]] = message.headers() or ()  # type: ignore[assignment]  # a list of pairs, always: its stub also allows a dict
-    return [(name, _bytes(value) or b"") for name, value in pairs]

@@ -2,7 +2,10 @@
 
 import logging
 import ssl
+from collections.abc import Iterable
 from typing import Any
+
+from confluent_kafka import Message
 
 from services.process.settings import KafkaSettings
 
@@ -39,6 +42,16 @@ def client_config(settings: KafkaSettings, client_id: str) -> dict[str, Any]:
         if path is not None:
             config[name] = str(path)
     return config
+
+
+def headers_of(message: Message) -> list[tuple[str, bytes]]:
+    """None of a message with a header whose name is not UTF-8: asking for those raises a bug of
+    the client's, and asking again crashes the process."""
+    try:
+        pairs: Iterable[tuple[str, str | bytes | None]] = message.headers() or ()  # type: ignore[assignment]  # a list of pairs, always: its stub also allows a dict
+    except SystemError:
+        return []
+    return [(name, text.encode() if isinstance(text, str) else text or b"") for name, text in pairs]
 
 
 def ssl_context(settings: KafkaSettings) -> ssl.SSLContext | None:

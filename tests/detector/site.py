@@ -1,6 +1,5 @@
 """What stands around a detector process: frames in, records out, and the process itself."""
 
-import asyncio
 import os
 import re
 import signal
@@ -19,11 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import uuid4
 
-from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]  # so it is
 from aiokafka.partitioner import murmur2  # type: ignore[import-untyped]  # so it is
-from aiokafka.record.default_records import (  # type: ignore[import-untyped]  # so it is
-    _DefaultRecordBatchBuilderPy,
-)
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
@@ -48,6 +43,7 @@ from schemas.topics import (
 )
 from services.process.trace import new_traceparent
 from tests.detector.fake_ai import FakeAI, a_jpeg
+from tests.unencoded import put_unencoded
 
 
 def eventually(claim: Callable[[], object], timeout_s: float = 15, what: str = "") -> object:
@@ -96,13 +92,6 @@ class Tail:
         return self.messages[key]
 
 
-class _Unencoded(bytes):
-    """Stands where text is expected, and is sent as it is."""
-
-    def encode(self, _: str) -> bytes:
-        return bytes(self)
-
-
 @dataclass
 class Site:
     kafka: str
@@ -136,19 +125,8 @@ class Site:
         self.producer.poll(0)
 
     def put_unencoded(self, topic, key, value, headers, partition) -> None:
-        """The names of headers are bytes: no client of ours sends such."""
-
-        async def put() -> None:
-            producer = AIOKafkaProducer(bootstrap_servers=self.kafka)
-            await producer.start()
-            batch = producer.create_batch()
-            batch._builder = _DefaultRecordBatchBuilderPy(2, 0, 0, -1, -1, -1, 100_000)
-            named = [(_Unencoded(name), text) for name, text in headers]
-            assert batch.append(timestamp=None, key=key, value=value, headers=named)
-            await (await producer.send_batch(batch, self.name(topic), partition=partition))
-            await producer.stop()
-
-        asyncio.run(put())
+        """The names of headers are bytes."""
+        put_unencoded(self.kafka, self.name(topic), partition, (key, value), headers)
 
     def flush(self) -> None:
         assert self.producer.flush(10) == 0

@@ -339,5 +339,9 @@ def record_faults(record: DetectionRecord, facts: Mapping[str, str]) -> Iterator
 
 
 def headers_of(message: Message) -> Headers:
-    headers: Any = message.headers() or ()  # a list of pairs, always: its stub allows more
+    """None where a header's name is not UTF-8: the client can't tell."""
+    try:
+        headers: Any = message.headers() or ()  # a list of pairs, always: its stub allows more
+    except SystemError:
+        return ()
     return headers  # type: ignore[no-any-return]
