@@ -23,8 +23,9 @@ AT_ONCE = 1 << 16  # bytes
 
 # All that FFmpeg takes for the status line of a redirect, and more: it drops each CR, splits at
 # blanks and reads the number with atoi. Looked for in media too, so that nothing depends on where
-# a message ends; by chance media look so once in 10^17 bytes.
-REDIRECT = re.compile(rb"RTSP/[^ \t\n]*[ \t]+\+?0*3\d\d")
+# a message ends; by chance media look so once in 10^17 bytes. It never goes back over what it has
+# seen, whatever a camera sends.
+REDIRECT = re.compile(rb"RTSP/(?:(?!RTSP/)[^ \t\n])*+[ \t]++\+?0*+3\d\d")
 LONGEST_LINE = 4096  # bytes that FFmpeg keeps of a line
 
 

@@ -4,6 +4,7 @@ import datetime
 import socket
 import ssl
 import threading
+import time
 from ipaddress import ip_address
 from itertools import islice
 
@@ -124,6 +125,22 @@ def test_whatever_ffmpeg_takes_for_a_redirect_is_cut(line, status):
 def test_other_answers_and_media_are_no_redirect():
     for said in (b"RTSP/1.0 200 OK\nCSeq: 302\n", b"RTSP/1.0 404 No\n", b"RTSP/1.0 454 301\n"):
         assert not REDIRECT.search(said)
+
+
+@pytest.mark.parametrize("said", [b"RTSP/", b"RTSP/ ", b"RTSP/1.0 0", b"RTSP/1.0 +0"])
+def test_no_camera_can_make_the_search_long(said):
+    def took(count):
+        began = time.process_time()
+        assert not REDIRECT.search(said * count)
+        return time.process_time() - began
+
+    took(1000)
+    assert took(16_000) < 0.05 + 10 * took(4000)
+
+
+def test_a_redirect_behind_a_beginning_of_one_is_found():
+    assert REDIRECT.search(b"RTSP/RTSP/1.0 302")
+    assert REDIRECT.search(b"RTSP/1.0 200\nRTSP/1.0  +00302")
 
 
 def test_the_relay_takes_one_client_only():
