@@ -8,16 +8,14 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable, Mapping, Set
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
-import msgspec
 import structlog
 
 from schemas.messages import (
     LAST_TIME,
-    DeadLetter,
     Frame,
     Outcome,
     Snapshot,
@@ -30,25 +28,22 @@ from schemas.topics import (
     FRAMES,
     SNAPSHOTS,
     DecodeError,
-    Header,
     Headers,
     Origin,
-    dead_letter,
     facts_of,
-    origin_headers,
 )
 from services.detector import metrics
 from services.detector.admit import Admission
 from services.detector.consume import Commit, Delivery
 from services.detector.fence import Epochs, is_plausible
 from services.detector.lane import Job, Lane, Settled, unaccounted
+from services.detector.letter import Letter, letter_of, size_of
 from services.detector.look import Looker, unusable
 from services.detector.prefix import Ticket
 from services.detector.publish import SURELY_TAKEN, Publisher, TooLarge
 from services.detector.ration import Ration
 from services.detector.record import Finding
 from services.process.crash import crash_point
-from services.process.redact import redact
 from services.process.trace import child_of
 
 log = structlog.get_logger()
@@ -72,7 +67,7 @@ Work = Callable[[], Awaitable[None]]
 @dataclass(frozen=True)
 class Limits:
     calls: int  # of the AI service, at once
-    waiting_bytes: int
+    waiting_bytes: int  # of frames, and again of what is to become dead letters
     unaccounted_frames: int
     snapshots_per_minute: int
     session_timeout_s: float
@@ -106,6 +101,8 @@ class Detector:
         self._fence: asyncio.Future[None] | None = None
         self._commit: Commit | None = None
         self._chores: list[asyncio.Task[None]] = []
+        self._writer = ThreadPoolExecutor(1, "letters")
+        self._poison_bytes = 0
         self._buried = 0  # since it was last said
         self._ending = False
         self._beat = time.monotonic()
@@ -126,9 +123,14 @@ class Detector:
     async def ready(self) -> None:
         if self._fence is not None:
             await self._fence
-        while unaccounted(self._lanes) >= self._limits.unaccounted_frames:
+        while self._is_full():
             self._moved.clear()
             await self._moved.wait()
+
+    def _is_full(self) -> bool:
+        frames = unaccounted(self._lanes)
+        too_many = frames >= self._limits.unaccounted_frames
+        return too_many or self._poison_bytes >= self._limits.waiting_bytes
 
     async def assigned(self, partitions: Set[int], commit: Commit) -> None:
         if not self._chores:
@@ -155,7 +157,7 @@ class Detector:
         try:
             frame = frame_of(delivery)
         except DecodeError as error:
-            self._start(lane, partial(self._bury, delivery, error, lane, ticket))
+            self._refuse(delivery, error, lane, ticket)
             return
         if frame.detect:
             self._judge(_job(delivery, frame, lane, ticket))
@@ -177,6 +179,7 @@ class Detector:
         self._drop(self._lanes.keys())
         for chore in self._chores:
             chore.cancel()
+        self._writer.shutdown(wait=False, cancel_futures=True)
         await self._outside.looker.close()
 
     def fail(self, error: BaseException) -> None:
@@ -312,35 +315,50 @@ class Detector:
             metrics.AGE.observe((record.timing.since_capture_ms or 0) / 1000)
         self._leaving.task_done()
 
-    async def _bury(
-        self, delivery: Delivery, error: DecodeError, lane: Lane, ticket: Ticket
-    ) -> None:
+    def _refuse(self, delivery: Delivery, error: DecodeError, lane: Lane, ticket: Ticket) -> None:
+        """No task knows the message itself, nor the error, which knows it too: the broker may be
+        long in taking the letter."""
+        origin = _origin(delivery, FRAMES.named(self._outside.prefix))
+        made = (origin, error.reason, str(error), _child(delivery.headers))
+        making = asyncio.get_running_loop().run_in_executor(self._writer, letter_of, *made)
+        size = size_of(origin)
+        self._poison_bytes += size
+        making.add_done_callback(lambda _: self._let_go(size))
+        self._start(lane, partial(self._bury, making, lane, ticket))
+
+    def _let_go(self, size: int) -> None:
+        self._poison_bytes -= size
+        self._moved.set()
+
+    async def _bury(self, making: "asyncio.Future[Letter]", lane: Lane, ticket: Ticket) -> None:
         """Anything that keeps the letter from being written ends the process, and the message comes
         again; but for a letter that is too large with nothing in it, which would be so for ever."""
+        letter = await making
+        size = letter.size
+        self._poison_bytes += size
         try:
-            await self._write_letter(delivery, error)
+            await self._write(letter)
         except TooLarge:
-            at = {"partition": delivery.partition, "offset": delivery.offset}
-            log.error("dead_letter.lost", reason=error.reason, **at)
+            lost = letter.content
+            at = {"partition": lost.partition, "offset": lost.offset}
+            log.error("dead_letter.lost", reason=lost.reason, **at)
+        finally:
+            self._let_go(size)
         self._buried += 1
         self._account(lane, ticket, "poison")
 
-    async def _write_letter(self, delivery: Delivery, error: DecodeError) -> None:
-        origin = _origin(delivery, FRAMES.named(self._outside.prefix))
-        letter = dead_letter(origin, error.reason, str(error), "detector", redact)
+    async def _write(self, letter: Letter) -> None:
         try:
-            await self._post(letter, delivery, origin_headers(origin, redact))
+            await self._post(letter)
         except TooLarge:
-            bare = msgspec.structs.replace(letter, key=None, payload=None)
-            await self._post(bare, delivery, [])
+            await self._post(letter.bare())
 
-    async def _post(self, letter: DeadLetter, delivery: Delivery, more: list[Header]) -> None:
-        headers = DEAD_LETTERS.headers(letter, self._outside.source, _child(delivery.headers))
+    async def _post(self, letter: Letter) -> None:
         safe = await self._outside.records.send(
             DEAD_LETTERS.named(self._outside.prefix),
-            DEAD_LETTERS.key(letter) or DEAD_LETTERS.id_of(letter).encode(),  # compaction needs one
-            DEAD_LETTERS.encode(letter),
-            [*headers, *more],
+            letter.key,
+            DEAD_LETTERS.encode(letter.content),
+            letter.headers(self._outside.source),
         )
         await safe
 

@@ -2,6 +2,8 @@
 with real processes."""
 
 import asyncio
+import os
+import sys
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
@@ -21,7 +23,14 @@ from schemas.messages import (
     Outcome,
     detection_id,
 )
-from schemas.topics import DEAD_LETTERS, DETECTIONS, FRAMES, LARGEST_MESSAGE, facts_of
+from schemas.topics import (
+    DEAD_LETTERS,
+    DETECTIONS,
+    FRAMES,
+    LARGEST_DEAD_PAYLOAD,
+    LARGEST_MESSAGE,
+    facts_of,
+)
 from services.detector.app import Detector, Limits, Outside
 from services.detector.consume import Delivery
 from services.detector.fence import Epochs
@@ -64,6 +73,8 @@ class Broker:
         self.kept: list[tuple[str, bytes | None, bytes, list[tuple[str, bytes]]]] = []
         self.takes = LARGEST_MESSAGE  # bytes of a value; refuses more only in its acknowledgement
         self.refusals: list[Exception | list[Exception]] = []
+        self.led = asyncio.Event()  # until it is, no dead letter is acknowledged
+        self.led.set()
 
     async def send(self, topic, key, value, headers) -> "asyncio.Future[None]":
         safe: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -79,8 +90,13 @@ class Broker:
             safe.set_exception(TooLarge(topic))
         else:
             self.kept.append((topic, key, value, list(headers)))
+            if topic == DEAD_LETTERS.name and not self.led.is_set():
+                return asyncio.create_task(self._acknowledged())
             safe.set_result(None)
         return safe
+
+    async def _acknowledged(self) -> None:
+        await self.led.wait()
 
     def of(self, topic) -> list[tuple[bytes, list[tuple[str, bytes]]]]:
         return [(value, headers) for name, _, value, headers in self.kept if name == topic.name]
@@ -264,6 +280,63 @@ def test_a_letter_of_a_message_without_a_key_has_one(play):
     bench = play(poison)
     [(_, key, *_)] = bench.broker.kept
     assert key == f"{FRAMES.name}/0/0".encode()
+
+
+async def has_room(bench: Bench) -> bool:
+    """Whether the next message would be taken at once."""
+    ready = asyncio.create_task(bench.detector.ready())
+    await asyncio.sleep(0)
+    room = ready.done()
+    ready.cancel()
+    return room
+
+
+def some_text(size: int) -> bytes:
+    """An object of its own each time."""
+    return os.urandom(size // 2).hex().encode()
+
+
+async def written(bench: Bench, letters: int) -> None:
+    async with asyncio.timeout(5):
+        while len(bench.broker.letters) < letters:  # noqa: ASYNC110 -- nobody tells
+            await asyncio.sleep(0.001)
+
+
+def test_a_message_is_let_go_of_while_its_letter_waits_for_the_broker(play):
+    async def leaderless(bench: Bench) -> None:
+        bench.broker.led.clear()
+        values = [some_text(50_000), some_text(300_000)]
+        before = [sys.getrefcount(value) for value in values]
+        for at in range(len(values)):  # no name for a value that would count
+            bench.take(a_frame(a_stream(), 0), value=values[at], headers=[])
+        await written(bench, len(values))
+        await asyncio.sleep(0.05)  # nobody tells when the thread that made it has let go
+        assert [sys.getrefcount(value) for value in values] == before
+        bench.broker.led.set()
+        await bench.settled()
+
+    play(leaderless)
+
+
+@pytest.mark.parametrize("size", [50_000, 900_000], ids=["letters", "messages"])
+def test_no_more_is_read_while_so_many_bytes_are_to_become_letters(play, size):
+    async def leaderless(bench: Bench) -> None:
+        bench.broker.led.clear()
+        taken = 0
+        while await has_room(bench) and taken < LIMITS.unaccounted_frames - 1:
+            bench.take(a_frame(a_stream(), 0), value=some_text(size), headers=[])
+            taken += 1
+        assert taken <= LIMITS.waiting_bytes / size + 1
+        ready = asyncio.create_task(bench.detector.ready())
+        await written(bench, taken)
+        await asyncio.sleep(0.05)
+        assert ready.done() is (size > LARGEST_DEAD_PAYLOAD)  # of those, letters hold nothing
+        bench.broker.led.set()
+        async with asyncio.timeout(5):
+            await ready
+        await bench.settled()
+
+    play(leaderless)
 
 
 NAMES = st.sampled_from([*facts_of(headers_of(a_frame("S" * 26, 0))), "model", "labels"])
