@@ -80,7 +80,7 @@ def hold(place: Place, name: str, signal_: str, timeout_s: float) -> Exit:
     """End a part or a replica of a service, and wait until it has ended: it stays away."""
     place.supervisor()
     process_named(place, name)
-    place.hold_only(place.holds() | {name: signal_})
+    place.hold(name, signal_)
 
     def is_away() -> bool:
         return name in place.described()["held"] and process_named(place, name)["pid"] is None
@@ -92,7 +92,7 @@ def release(place: Place, name: str, timeout_s: float) -> Exit:
     """Let it start again, and wait until it does its work."""
     place.supervisor()
     process_named(place, name)
-    place.hold_only({held: how for held, how in place.holds().items() if held != name})
+    place.release(name)
 
     def is_back() -> bool:
         return name not in place.described()["held"] and is_healthy(process_named(place, name))

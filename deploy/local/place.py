@@ -149,8 +149,24 @@ class Place:
         holds: dict[str, str] = json.loads(self.holds_file.read_text())
         return holds
 
-    def hold_only(self, holds: dict[str, str]) -> None:
-        write_whole(self.holds_file, json.dumps(holds))
+    def hold(self, name: str, how: str) -> None:
+        """Ask whoever runs the stack to end this one and keep it away, the others as before."""
+        with self._changing_holds() as holds:
+            holds[name] = how
+
+    def release(self, name: str) -> None:
+        """Ask for it back; harmless where it is not held."""
+        with self._changing_holds() as holds:
+            holds.pop(name, None)
+
+    @contextmanager
+    def _changing_holds(self) -> Iterator[dict[str, str]]:
+        """One at a time: of two outages that overlap, neither may undo the other."""
+        with (self.folder / "holds.lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            holds = self.holds()
+            yield holds
+            write_whole(self.holds_file, json.dumps(holds))
 
 
 def locked(file: IO[str], kind: int) -> bool:
