@@ -15,7 +15,8 @@ from tests.faults.stop import Stop
 
 
 class Fault(Protocol):
-    """`begin` and `end` may wait for processes, but not for recovery. They may raise NotThere."""
+    """`begin` and `end` may wait for processes, but not for recovery. They may raise NotThere.
+    `end` is called also where `begin` raised."""
 
     target: str
 

@@ -11,11 +11,13 @@ class Stop:
     def __init__(self, site: Site, target: str) -> None:
         self.target = target
         self._site = site
-        self._pid = 0
+        self._pid: int | None = None
 
     def begin(self) -> None:
         self._pid = self._site.send(self.target, signal.SIGSTOP)
 
     def end(self) -> None:
+        if self._pid is None:
+            return
         with suppress(ProcessLookupError):  # another fault has killed it
             os.kill(self._pid, signal.SIGCONT)

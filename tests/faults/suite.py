@@ -79,24 +79,31 @@ class Suite:
         return time.monotonic() - self._began
 
     def _do(self, planned: Planned) -> Done:
-        fault: Fault | None = None
-        at = self._since_start()
+        at, name = self._since_start(), planned.kind.target
         try:
             fault = made(planned, self._site)
-            with self._site.alone(fault.target), self._counted():
-                fault.begin()
-                at = self._since_start()
-                tell(f"{at:6.1f} s  {planned.kind.name} {fault.target}")
-                time.sleep(planned.lasts)
-                fault.end()
-        except NotThere as error:
-            name = planned.kind.target if fault is None else fault.target
-            return Done(planned, name, at, self._since_start() - at, None, str(error))
-        lasted = self._since_start() - at
-        done = Done(planned, fault.target, at, lasted, self._time_to_move())
+            name = fault.target
+            with self._site.alone(name), self._counted():
+                at = self._suffer(planned, fault)
+            lasted = self._since_start() - at
+            done = Done(planned, fault.target, at, lasted, self._time_to_move())
+        except Exception as error:  # noqa: BLE001 -- there has to be a verdict on the others, too
+            return Done(planned, name, at, self._since_start() - at, None, told(error))
         took = "never" if done.back_s is None else f"after {done.back_s:.1f} s"
         tell(f"{self._since_start():6.1f} s  moves {took}: {planned.kind.name} {done.target}")
         return done
+
+    def _suffer(self, planned: Planned, fault: Fault) -> float:
+        """Ended in any case: one that began halfway would outlast the suite. Returns when it
+        began."""
+        try:
+            fault.begin()
+            at = self._since_start()
+            tell(f"{at:6.1f} s  {planned.kind.name} {fault.target}")
+            time.sleep(planned.lasts)
+        finally:
+            fault.end()
+        return at
 
     def _time_to_move(self) -> float | None:
         since, began = now(), time.monotonic()
@@ -117,6 +124,10 @@ class Suite:
             with self._counting:
                 self._active -= 1
                 self._calm_since = time.monotonic()
+
+
+def told(error: Exception) -> str:
+    return str(error) if isinstance(error, NotThere) else f"{type(error).__name__}: {error}"
 
 
 def tell(line: str) -> None:
