@@ -211,6 +211,7 @@ def test_one_that_was_stopped_for_a_session_ends_instead_of_finishing_what_it_ha
     assert site.records(stream) == []
 
 
+@pytest.mark.soak
 def test_one_that_stands_still_while_frames_wait_ends_itself_and_one_that_hangs_ends_at_sigterm(
     sites, ai, tmp_path
 ):
@@ -244,6 +245,7 @@ def test_one_that_stands_still_while_frames_wait_ends_itself_and_one_that_hangs_
         assert record.outcome is Outcome.OK
 
 
+@pytest.mark.soak
 def test_sigterm_ends_one_that_still_waits_to_join_its_group(sites, ai, tmp_path):
     site = sites()
     with running(site, tmp_path) as first:
