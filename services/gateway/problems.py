@@ -18,13 +18,15 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
-from services.process.redact import redact
+from services.process.redact import GONE, redact
 
 log = structlog.get_logger()
 
 MEDIA_TYPE = "application/problem+json"
 TYPES = "https://sightlog.dev/problems/"
 LONGEST_ECHO = 200  # characters of what a client sent that go back to it
+LONGEST_READ = 1000  # of which more does not go back at all
+MOST_ERRORS = 100
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -137,17 +139,23 @@ def response_of(connection: HTTPConnection, problem: Problem) -> Response:
         "type": TYPES + kind.slug,
         "title": kind.title,
         "status": kind.status.value,
-        "detail": redact(problem.detail),
-        "instance": redact(connection.url.path)[:LONGEST_ECHO],
+        "detail": _echo(problem.detail, LONGEST_READ),
+        "instance": _echo(connection.url.path),
     }
     if problem.errors:
         answer["errors"] = [
-            {"pointer": redact(error.pointer), "message": redact(error.message)}
-            for error in problem.errors
+            {"pointer": _echo(error.pointer), "message": _echo(error.message)}
+            for error in problem.errors[:MOST_ERRORS]
         ]
     return Response(
         msgspec.json.encode(answer), kind.status, headers=problem.headers, media_type=MEDIA_TYPE
     )
+
+
+def _echo(text: str, longest: int = LONGEST_ECHO) -> str:
+    """Without its secrets. Too long to look for them: nothing of it, since where one was cut in
+    half neither half would be known for what it is."""
+    return redact(text)[:longest] if len(text) <= LONGEST_READ else GONE
 
 
 async def _http(connection: HTTPConnection, error: Exception) -> Response:
@@ -175,17 +183,20 @@ async def _validation(request: Request, error: Exception) -> Response:
     if found[0]["type"] == "json_invalid":
         position = found[0]["loc"][-1]
         return response_of(request, Problem(MALFORMED_JSON, f"not JSON at character {position}"))
-    errors = [FieldError(pointer=_pointer(one["loc"]), message=_message(one)) for one in found]
-    detail = f"{errors[0].pointer.lstrip('/?') or 'body'}: {errors[0].message}"
-    return response_of(request, Problem(INVALID, detail, errors=errors[:100]))
+    errors = [
+        FieldError(pointer=_pointer(one["loc"]), message=_message(one))
+        for one in found[:MOST_ERRORS]
+    ]
+    detail = f"{_echo(errors[0].pointer).lstrip('/?') or 'body'}: {errors[0].message}"
+    return response_of(request, Problem(INVALID, detail, errors=errors))
 
 
 def _pointer(location: Sequence[int | str]) -> str:
     place, *steps = location
     if place != "body":
-        return "?" + ".".join(map(str, steps))[:LONGEST_ECHO]
+        return "?" + ".".join(map(str, steps))
     escaped = (str(step).replace("~", "~0").replace("/", "~1") for step in steps)
-    return "".join(f"/{step}" for step in escaped)[:LONGEST_ECHO]
+    return "".join(f"/{step}" for step in escaped)
 
 
 _MESSAGES = {
