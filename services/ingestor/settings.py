@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode, SettingsConfigDict
 
+from services.process.scrub import scrub
 from services.process.settings import KafkaSettings
 
 A_CHILD_NEEDS = re.compile(
@@ -91,5 +92,4 @@ def forget_secrets(
     Services may share one file of settings: secrets of others, by names unknown here, are in our
     environment too, and every child process inherits what is in it.
     """
-    for name in [name for name in environment if not A_CHILD_NEEDS.fullmatch(name)]:
-        del environment[name]
+    scrub([name for name in environment if not A_CHILD_NEEDS.fullmatch(name)], environment)

@@ -6,6 +6,7 @@ this they could be seen, as by `docker inspect`: a file is the better place.
 """
 
 import ctypes
+import os
 from collections.abc import Collection, MutableMapping
 from pathlib import Path
 
@@ -16,7 +17,7 @@ def scrub(names: Collection[str], environment: MutableMapping[str, str]) -> None
     """What is not there is no error, nor is a system without /proc."""
     for name in names:
         environment.pop(name, None)
-    _overwrite({name.encode() for name in names})
+    _overwrite({os.fsencode(name) for name in names})
 
 
 def _overwrite(names: Collection[bytes]) -> None:

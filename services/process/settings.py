@@ -2,10 +2,12 @@
 
 Nothing else reads the environment. Each `NAME` may come as `NAME_FILE`, the path to its value: the
 way for secrets, since a file is in no environment. A secret that came in the environment all the
-same is taken out of it, as far as that can be done from within.
+same is taken out of it, as far as that can be done from within; so are those of other services,
+which may share one file of settings with this one.
 """
 
 import os
+import re
 import socket
 import sys
 from collections.abc import Mapping
@@ -22,6 +24,13 @@ from services.process.scrub import scrub
 S = TypeVar("S", bound=BaseSettings)
 
 WRONG_SETTING = 2  # the exit status, INTERFACES
+NAMES_A_SECRET = re.compile(
+    r"\w*(?:PASS(?:WORD|WD|PHRASE)?|SECRET|TOKEN|KEY|CREDENTIAL|URL|URI|DSN)S?(?:_\w+)?"
+    r"(?<!_FILE)(?<!_PATH)(?<!_LOCATION)",
+    re.I,
+)
+"""Of variables, whoever's: other services' names are unknown here. An address may have a password
+in it."""
 
 
 class ServiceSettings(BaseSettings):
@@ -87,13 +96,17 @@ def load(settings: type[S]) -> S:
         sys.stderr.write(f"setting {name}: expected a port that is free at its HTTP_HOST\n")
         raise SystemExit(WRONG_SETTING)
     secrets = {
-        variable_of(settings, name, field): secret.get_secret_value()
+        variable_of(settings, name, field).upper(): secret.get_secret_value()
         for name, field in settings.model_fields.items()
         if isinstance(secret := getattr(loaded, name), SecretStr)
     }
     for value in secrets.values():
         hide_setting(value)
-    scrub(secrets, os.environ)  # noqa: TID251 -- the door
+    environment = os.environ  # noqa: TID251 -- the door
+    scrub(
+        [name for name in environment if name.upper() in secrets or NAMES_A_SECRET.fullmatch(name)],
+        environment,
+    )
     return loaded
 
 

@@ -1,4 +1,7 @@
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +21,7 @@ class Settings(KafkaSettings):
 
 @pytest.fixture(autouse=True)
 def key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "environ", {})  # what is loaded is scrubbed: not this process's own
     monkeypatch.setenv("DOOR_KEY", "hunter2-in-the-clear")
 
 
@@ -75,3 +79,58 @@ def test_shared_settings_have_the_names_of_the_contract(monkeypatch: pytest.Monk
     monkeypatch.setenv("SIGHTLOG_TOPIC_PREFIX", "other.")
     settings = load(Settings)
     assert (settings.kafka_bootstrap_servers, settings.topic_prefix) == ("127.0.0.1:1", "other.")
+
+
+def environment_after(code: str, environment: dict[str, str]) -> dict[str, str]:
+    """As /proc shows it once this is done, and as a child gets it: the same, or a value is gone."""
+    code += """
+import os, pathlib, sys
+sys.stdout.buffer.write(pathlib.Path("/proc/self/environ").read_bytes() + b"|")
+sys.stdout.flush()
+os.execv("/usr/bin/env", ["env", "-0"])
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", code], check=True, env=environment, capture_output=True, timeout=30
+    )
+    shown, inherited = (
+        dict(line.split("=", 1) for line in part.split("\0") if "=" in line)
+        for part in ran.stdout.decode(errors="surrogateescape").split("|")
+    )
+    shown = {name: value for name, value in shown.items() if value}
+    inherited.pop("LC_CTYPE", None)  # Python's own
+    assert shown == inherited
+    return shown
+
+
+PLAIN = {
+    "PATH": "/usr/bin",
+    "TOPIC": "seen",
+    "KEYBOARD": "qwertz",
+    "MY_KEY_FILE": "/run/secrets/key",
+    "KAFKA_SSL_KEY_LOCATION": "/etc/key.pem",
+}
+SECRETS = dict.fromkeys(
+    [
+        *("GATEWAY_API_KEYS", "SIGHTLOG_INTERNAL_KEY", "SIGHTLOG_SEAL_PRIVATE_KEYS", "PGPASSWORD"),
+        *("DATABASE_URL", "SMTP_PASS", "KAFKA_SASL_PASSWORD", "AWS_SECRET_ACCESS_KEY", "db_dsn"),
+        *("API_TOKEN_OLD", "door_word"),
+    ],
+    "hunter2",
+)
+
+
+def test_other_services_secrets_are_gone_from_the_environment_too() -> None:
+    code = """
+from pydantic import SecretStr
+from services.process.settings import ServiceSettings, load
+class Settings(ServiceSettings):
+    door_word: SecretStr
+assert load(Settings).door_word.get_secret_value() == "hunter2"
+"""
+    assert environment_after(code, PLAIN | SECRETS) == PLAIN
+
+
+def test_of_an_ingestors_environment_no_more_is_left_than_cameras_need() -> None:
+    code = "from services.ingestor.settings import forget_secrets; forget_secrets()"
+    odd = {"WORD_OF_SOMEBODY": "hunter2", "W\udcffRD": "hunter2"}
+    assert environment_after(code, PLAIN | SECRETS | odd) == {"PATH": "/usr/bin"}
