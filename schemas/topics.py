@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any, Generic, Literal, TypeVar
 
 import msgspec
@@ -40,7 +41,8 @@ Facts = dict[str, str]
 
 LARGEST_DEAD_PAYLOAD = 64 * 1024  # bytes; a dead letter itself must never be refused
 LARGEST_DEAD_KEY = 1024  # characters
-LARGEST_DEAD_HEADERS = 64 * 1024  # bytes
+LARGEST_DEAD_HEADERS = 16 * 1024  # bytes
+MOST_DEAD_HEADERS = 100
 LONGEST_READ = 16 * 1024  # of a key or an error, for its secrets
 LATEST_MS = 10**13  # beyond any time that is one
 LARGEST_MESSAGE = 2_000_000  # bytes, the brokers' message.max.bytes
@@ -411,7 +413,7 @@ def origin_headers(origin: Origin, redact: Redact) -> list[Header]:
     is room for."""
     kept: list[Header] = []
     room = LARGEST_DEAD_HEADERS
-    for name, value in origin.headers:
+    for name, value in islice(origin.headers, MOST_DEAD_HEADERS):
         room -= len(name.encode()) + len(value or b"")
         if room < 0:
             break

@@ -16,7 +16,6 @@ from services.gateway.problems import (
 )
 
 LARGEST_BODY = 64 * 1024
-LONGEST_NAME = 50
 
 
 async def strict(request: Request) -> None:
@@ -37,7 +36,7 @@ def _parameters(dependant: Dependant) -> Iterator[str]:
 def _refuse_unknown(request: Request, known: set[str]) -> None:
     names = [name for name, _ in request.query_params.multi_items()]
     errors = [
-        FieldError(pointer=f"?{name[:LONGEST_NAME]}", message="is not a parameter of this")
+        FieldError(pointer=f"?{name}", message="is not a parameter of this")
         for name in dict.fromkeys(names)
         if name not in known
     ] + [
