@@ -7,7 +7,7 @@ ends.
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,8 +23,11 @@ log = structlog.get_logger()
 
 MOST_IN_FLIGHT = 16  # frames of one stream that the producer holds
 GIVE_UP_S = 10.0  # live pictures are worth nothing late
+CAREFUL_S = 60.0  # after a loss of all; by then it is over in every thread of the library
 POLL_S = 0.1
 
+Epoch = tuple[str, int]
+"""A stream and its epoch."""
 Delivered = Callable[[bool], None]
 Send = Callable[[Frame, Delivered], bool]
 """Takes a frame, or says False where there is no room now."""
@@ -300,7 +303,17 @@ class FrameProducer:
 
     It gives up frames itself: librdkafka's own time-out takes the oldest first, while what is
     queued behind them may still leave, and that is a hole in the numbers. A purge takes all that
-    is not in a request yet, the newest included, so what arrives is gapless up to the loss.
+    was not sent yet, the newest included, so what arrives is gapless up to the loss. It takes it
+    from every broker's queue, those of brokers that are well included.
+
+    A purge is only asked for here and done later, by each broker's thread, and its losses are told
+    later still. A number that is sent meanwhile must not be behind one that gets lost, so each
+    epoch has a door: shut from a purge, or from its first loss, until all of its frames were
+    reported. Its outbox has heard of the loss before the door opens, and numbers no more in it.
+
+    One hole remains: where the broker refuses a batch (too large, not allowed), the frames of the
+    same epoch that were handed over before we hear of it can't be called back and may still arrive,
+    fewer than MOST_IN_FLIGHT of them.
     """
 
     def __init__(
@@ -315,8 +328,10 @@ class FrameProducer:
         self._source = source
         self._give_up_s = give_up_s
         self._closed = threading.Event()
-        self._entry = threading.Lock()
-        self._is_emptying = False
+        self._entry = threading.Lock()  # of all that follows; never held while a stream is told
+        self._unreported: Counter[Epoch] = Counter()
+        self._shut: set[Epoch] = set()
+        self._careful_until_s = 0.0
         self._taken_at_s: dict[str, float] = {}  # of frames that wait, the oldest first
         self._has_failed = threading.Event()
         self._thread = threading.Thread(target=self._serve, name="deliveries", daemon=True)
@@ -325,17 +340,23 @@ class FrameProducer:
         self._thread.start()
 
     def send(self, frame: Frame, delivered: Delivered) -> bool:
-        """False where the producer's queue is full, or being emptied."""
+        """False where the producer's queue is full, or the door of the frame's epoch is shut."""
+        epoch = frame.stream_id, frame.epoch
 
         def report(error: KafkaError | None, _: Message) -> None:
+            if error is None:
+                self._note_report(frame.id, epoch)
+                delivered(True)
+                return
             with self._entry:
-                self._taken_at_s.pop(frame.id, None)
-            delivered(error is None)
+                self._shut.add(epoch)
+            delivered(False)
+            self._note_report(frame.id, epoch)
 
         headers = FRAMES.headers(frame, self._source, new_traceparent())
         try:
             with self._entry:
-                if self._is_emptying:
+                if not self._is_open(epoch):
                     return False
                 self._producer.produce(
                     self._topic,
@@ -344,6 +365,7 @@ class FrameProducer:
                     headers=[*headers],
                     on_delivery=report,
                 )
+                self._unreported[epoch] += 1
                 self._taken_at_s[frame.id] = time.monotonic()
         except BufferError:
             return False
@@ -351,6 +373,21 @@ class FrameProducer:
             self._has_failed.set()
             return False
         return True
+
+    def _is_open(self, epoch: Epoch) -> bool:
+        """After a purge one frame of each epoch at a time: also one that was handed over behind the
+        purge may still be taken by it, and then it must be the last."""
+        if epoch in self._shut:
+            return False
+        return not self._unreported[epoch] or time.monotonic() > self._careful_until_s
+
+    def _note_report(self, frame_id: str, epoch: Epoch) -> None:
+        with self._entry:
+            self._taken_at_s.pop(frame_id, None)
+            self._unreported[epoch] -= 1
+            if not self._unreported[epoch]:
+                del self._unreported[epoch]
+                self._shut.discard(epoch)
 
     @property
     def has_failed(self) -> bool:
@@ -370,14 +407,12 @@ class FrameProducer:
         return 0.0 if oldest_s is None else time.monotonic() - oldest_s
 
     def _empty(self) -> None:
-        """The broker was away for too long. Nothing is taken until each stream has heard of its
-        loss: a number behind it would leave a hole. What is in a request is beyond recall."""
+        """The broker was away for too long. What was sent and not answered is beyond recall."""
         with self._entry:
-            self._is_emptying = True
+            self._shut.update(self._unreported)
+            self._careful_until_s = time.monotonic() + CAREFUL_S
             self._taken_at_s.clear()
             self._producer.purge(in_queue=True, in_flight=False)
-        self._producer.poll(0)
-        self._is_emptying = False
 
     def close(self) -> None:
         """Deliveries that are still due are not waited for."""

@@ -4,6 +4,7 @@ import random
 import threading
 
 import pytest
+from msgspec.structs import replace
 
 from schemas.messages import Clock, Dropped, StreamSpec
 from schemas.topics import FRAMES, PRODUCER_OF_FRAMES
@@ -180,6 +181,84 @@ def test_no_frame_is_taken_between_a_loss_and_the_end_of_what_was_queued_behind_
     eventually(lambda: taken_meanwhile)
     assert taken_meanwhile == [False]
     eventually(lambda: producer.send(frame, lambda _: None))
+    producer.close()
+
+
+class Streams:
+    """Outboxes of one producer at a real broker, which sends after a while only."""
+
+    def __init__(self, producer, name, count):
+        self.specs = [replace(SPEC, stream_id=f"{name}{number}") for number in range(count)]
+        self.outboxes = [
+            Outbox(spec, producer.send, 1_000_000, lambda: None) for spec in self.specs
+        ]
+        for outbox in self.outboxes:
+            outbox.open(1)
+
+    def put(self, each):
+        for outbox in self.outboxes:
+            for _ in range(each):
+                outbox.put(Waiting(b"x" * 100, 0, 0.0, 2, 2, Clock(), 1, Dropped()))
+
+    @property
+    def are_settled(self):
+        return all(outbox.is_settled for outbox in self.outboxes)
+
+    @property
+    def are_at_rest(self):
+        """Settled, or without an epoch to be so in."""
+        return all(outbox.is_settled or outbox.epoch is None for outbox in self.outboxes)
+
+
+def assert_no_holes(topics, streams):
+    for spec in streams.specs:
+        seqs = [frame.seq for frame in topics.frames(spec.stream_id)]
+        assert seqs == list(range(len(seqs)))
+
+
+def test_a_purge_leaves_no_hole_however_soon_the_next_frame_comes(kafka, topic_prefix, topics):
+    lingers = PRODUCER_OF_FRAMES | {"bootstrap.servers": kafka, "linger.ms": 200}
+    producer = FrameProducer(lingers, topic_prefix, "test")
+    producer.start()
+    warm = Streams(producer, "W", 4)
+    warm.put(1)
+    eventually(lambda: warm.are_settled)
+    busy, quiet = Streams(producer, "B", 100), Streams(producer, "Q", 100)
+    busy.put(3)
+    producer._empty()
+    for _ in range(3):
+        busy.put(1)
+        quiet.put(3)
+    eventually(lambda: not any(outbox.epoch for outbox in busy.outboxes))
+    behind = Streams(producer, "Z", 4)
+    behind.put(1)
+    eventually(lambda: behind.are_settled and quiet.are_at_rest)
+    producer.close()
+    eventually(lambda: all(topics.frames(spec.stream_id) for spec in behind.specs))
+    assert_no_holes(topics, busy)
+    assert_no_holes(topics, quiet)
+    assert not any(topics.frames(spec.stream_id) for spec in busy.specs)
+
+
+def test_no_frame_of_the_epoch_is_taken_behind_one_that_the_broker_refused(kafka, topic_prefix):
+    larger = PRODUCER_OF_FRAMES | {"bootstrap.servers": kafka, "message.max.bytes": 3_000_000}
+    producer = FrameProducer(larger, topic_prefix, "test")
+    producer.start()
+    rig = Rig(most_bytes=10_000_000)
+    rig.outbox.open(1)
+    for size in (2_500_000, 100):
+        rig.put(size)
+    refused, follower = rig.broker.frames
+    taken = []
+
+    def delivered(well):
+        assert not well
+        for frame in (follower, replace(follower, stream_id="S2"), replace(follower, epoch=2)):
+            taken.append(producer.send(frame, lambda _: None))
+
+    assert producer.send(refused, delivered)
+    eventually(lambda: len(taken) == 3)
+    assert taken == [False, True, True]
     producer.close()
 
 
