@@ -182,10 +182,10 @@ class Stream:
     # What others want of it
 
     def want(self, spec: StreamSpec) -> None:
-        """A newer desired state; a lower generation is ignored."""
-        if spec.generation < self.spec.generation:
+        """A newer desired state; a lower generation is ignored, unless the stream was deleted."""
+        if spec.generation < self.spec.generation and not self._is_deleted:
             return
-        if spec.generation > self.spec.generation:
+        if spec.generation != self.spec.generation:
             self._is_over = False
             self._failures, self._retry_at_s = 0, 0.0
         self.spec = self.outbox.spec = spec
@@ -228,6 +228,11 @@ class Stream:
             metrics.CLAIMS.inc()
         else:
             self._is_claimed = False
+
+    def is_fenced_by(self, foreign: StreamStatus) -> bool:
+        """Said in another partition than the stream's: below our epoch it is history. Once the
+        stream is deleted here, its slot has moved there."""
+        return foreign.epoch >= self.epoch and not self._is_deleted
 
     def contest(self, foreign: StreamStatus) -> None:
         """Somebody else speaks for this stream: we say it again; against an epoch that is not

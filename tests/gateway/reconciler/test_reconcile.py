@@ -24,14 +24,19 @@ from services.gateway.reconciler.bury import (
     is_over,
     next_sweep,
 )
-from services.gateway.reconciler.reconcile import LET_GO, Reconciler, differences
+from services.gateway.reconciler.reconcile import (
+    LAST_GENERATION,
+    LET_GO,
+    Reconciler,
+    differences,
+)
 from services.gateway.reconciler.specs import Place, Specs
 from services.gateway.snapshots import Snapshots
 from tests.gateway.parts import said
 from tests.gateway.test_answers import a_row
 from tests.gateway.test_detections import NAME, NOON
 from tests.gateway.test_detections import a_row as a_detection
-from tests.gateway.topic import last_values, messages, say, wait_until
+from tests.gateway.topic import decoded, last_values, messages, say, wait_until
 
 A, B, C = (f"01KAPZ000000000000000000{letter}0" for letter in "ABC")
 
@@ -52,6 +57,16 @@ def test_what_differs_is_said(topic):
         "ahead": {place: msgspec.structs.replace(row.spec, generation=9)},
     }
     assert list(differences([row], said[topic])) == [(place, row.spec)]
+
+
+@pytest.mark.parametrize("generation", [LAST_GENERATION, 2**53])
+def test_a_generation_that_no_row_can_pass_is_deleted_first_since_readers_ignore_lower_ones(
+    generation,
+):
+    row = a_row()
+    place = row.slot, row.id
+    forged = msgspec.structs.replace(row.spec, generation=generation)
+    assert list(differences([row], {place: forged})) == [(place, None), (place, row.spec)]
 
 
 def test_what_has_no_row_gets_a_tombstone():
@@ -167,6 +182,21 @@ def test_a_row_passes_a_generation_that_was_forged_since_readers_ignore_lower_on
     with engine.connect() as connection:
         found = select(streams.c.generation).where(streams.c.id == A)
         assert connection.execute(found).scalar_one() == 901
+
+
+@pytest.mark.usefixtures("reconciler")
+def test_a_row_stays_what_it_is_when_the_highest_generation_of_all_is_forged(
+    engine, topic, kafka, topic_prefix
+):
+    row = a_row(id=C, slot=2)
+    store(engine, row)
+    wait_until(lambda: agrees(topic, row))
+    forged = replace(row, generation=2**53, fps=30)
+    say(kafka, topic_prefix, 2, C, STREAMS.encode(forged.spec))
+    wait_until(lambda: agrees(topic, row), 4 * 5)
+    said = [value for _, key, value in messages(kafka, topic_prefix) if key == C]
+    assert said[-2] is None
+    assert decoded(said[-1]) == row.spec
 
 
 def test_the_lock_of_a_leader_that_froze_is_let_go(make_reconciler, engine, topic, monkeypatch):
