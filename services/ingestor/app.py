@@ -6,7 +6,7 @@ threads of their own and decide nothing.
 
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
@@ -93,8 +93,7 @@ class Ingestor:
             raise CannotGoOn("the producer of frames failed for good")
         for found in self._desires.poll(TICK_S):
             self._note(found)
-        for status in self._statuses.poll():
-            self._hear(status)
+        self._hear_all()
         self._announcer.poll()
         self._begin_partitions()
         self._heal()
@@ -211,11 +210,22 @@ class Ingestor:
 
     # Who owns it
 
-    def _hear(self, status: StreamStatus) -> None:
-        if status.owner == self._instance.instance:
+    def _hear_all(self) -> None:
+        """Statuses of very many streams that are not ours may be among them."""
+        ours: dict[str, list[Stream]] = defaultdict(list)
+        for (_, stream_id), stream in self._streams.items():
+            ours[stream_id].append(stream)
+        for partition, status in self._statuses.poll():
+            if status.stream_id in ours:
+                self._hear(partition, status, ours[status.stream_id])
+
+    def _hear(self, partition: int, status: StreamStatus, ours: list[Stream]) -> None:
+        """Of what is in our name, only an epoch that we never minted is another's word."""
+        minted = max(stream.epoch for stream in ours)
+        if status.owner == self._instance.instance and status.epoch <= minted:
             return
-        for place, stream in self._streams.items():
-            if place[1] == status.stream_id:
+        for stream in ours:
+            if stream.slot == partition or stream.is_fenced_by(status):
                 stream.contest(status)
 
     def _claim(self) -> None:

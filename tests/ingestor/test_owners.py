@@ -84,6 +84,12 @@ def test_ingestors_come_and_go_and_every_stream_goes_on(
     for stream_id in set(streams) - set(moved):
         assert topics.frames(stream_id)[-1].epoch == first[stream_id]
 
+    (fenced, *_), (elsewhere, *_) = set(streams) - set(moved), moved
+    running = topics.wait_status(fenced, "RUNNING")
+    forged = replace(running, owner="nobody", epoch=time.time_ns() // 1_000_000 + 1000)
+    topics.say_status(forged, specs[streams.index(elsewhere)].slot)  # which is not its owner's
+    wait_for_higher(topics, fenced, forged.epoch, 10)
+
     asked_at = time.monotonic()  # hands over
     assert one.stop() == 0
     assert_near_bar("stopped after, s", time.monotonic() - asked_at, 8)

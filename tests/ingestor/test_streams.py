@@ -271,6 +271,29 @@ def test_a_foreign_epoch_is_answered_by_a_higher_one(ingestor, topics):
     topics.delete(clip)
 
 
+@pytest.mark.parametrize(("owner", "slots_away"), [("another", 1), (None, 0), (None, 1)])
+def test_an_epoch_forged_in_another_partition_or_in_our_name_is_gone_beyond(
+    ingestor, topics, owner, slots_away
+):
+    clip = topics.want(spec("file:bikes.mp4?loop=1", fps=5))
+    topics.wait_frames(clip.stream_id, 2)
+    said = topics.wait_status(clip.stream_id, "RUNNING")
+    forged = msgspec.structs.replace(said, owner=owner or said.owner, epoch=said.epoch + 5_000_000)
+    topics.say_status(forged, (clip.slot + slots_away) % 4)
+    eventually(lambda: topics.frames(clip.stream_id)[-1].epoch == forged.epoch + 1)
+    topics.delete(clip)
+
+
+def test_a_lower_generation_is_taken_after_a_tombstone(ingestor, topics):
+    clip = topics.want(spec("file:bikes.mp4?loop=1", fps=5, generation=2**53))
+    topics.wait_frames(clip.stream_id, 1)
+    topics.delete(clip)
+    healed = topics.want(msgspec.structs.replace(clip, generation=7))
+    eventually(lambda: topics.statuses(clip.stream_id)[-1].observed_generation == 7)
+    topics.wait_status(clip.stream_id, "RUNNING")
+    topics.delete(healed)
+
+
 def test_a_forged_epoch_far_ahead_is_answered_and_moves_nobody(ingestor, topics):
     clip = topics.want(spec("file:bikes.mp4?loop=1", fps=5))
     topics.wait_frames(clip.stream_id, 2)
