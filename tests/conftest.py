@@ -28,6 +28,7 @@ FEW_PARTITIONS = Size(data=4, slots=4)
 CreateDatabase = Callable[..., str]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What stays in one process where several share the work (`make test`): a file, and all that
     share a whole stack. That is the longest, so it begins."""
