@@ -36,7 +36,7 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 test: setup
-	$(BIN)/pytest -q --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/pytest -q --numprocesses 2 --no-loadscope-reorder
 
 soak: setup
 	$(BIN)/pytest -q -m soak --timeout 3600

@@ -10,6 +10,9 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from typing_extensions import override
+from xdist.remote import Producer  # type: ignore[import-untyped]  # so it is
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]  # so it is
 
 from deploy.local.child import Warden
 from deploy.local.fetch import cache_folder, fetch_jars, read_lock
@@ -22,24 +25,30 @@ from schemas.provision import Size, provision
 from tests.stack import RunningStack
 
 IN_CONTAINERS = os.environ.get("SIGHTLOG_TEST_STACK", "local") == "containers"
+WHOLE_STACKS = "tests/pipeline/"
 START_TIMEOUT_S = 60.0
 FEW_PARTITIONS = Size(data=4, slots=4)
 
 CreateDatabase = Callable[..., str]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class Sharing(LoadScopeScheduling):  # type: ignore[misc]  # its base is untyped
     """What stays in one process where several share the work (`make test`): a file, and all that
-    share a whole stack. That is the longest, so it begins."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(shared_by(item)))
-    items.sort(key=lambda item: shared_by(item) != "pipeline")
+    share a whole stack."""
+
+    @override
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return WHOLE_STACKS if file.startswith(WHOLE_STACKS) else file
 
 
-def shared_by(item: pytest.Item) -> str:
-    mine = item.path.relative_to(Path(__file__).parent)
-    return "pipeline" if mine.parts[0] == "pipeline" else str(mine)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sharing:
+    return Sharing(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest begins."""
+    items.sort(key=lambda item: not item.nodeid.startswith(WHOLE_STACKS))
 
 
 @pytest.fixture(scope="session")
