@@ -196,6 +196,7 @@ def test_a_row_stays_what_it_is_when_the_highest_generation_of_all_is_forged(
     wait_until(lambda: agrees(topic, row), 4 * 5)
     said = [value for _, key, value in messages(kafka, topic_prefix) if key == C]
     assert said[-2] is None
+    assert said[-1] is not None
     assert decoded(said[-1]) == row.spec
 
 
