@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from schemas.messages import Reason
 
 DIAL_S = 8.0  # for all addresses of a name together
-TALK_S = 10.0  # to hand over what was read, or to read the rest of a TLS record
+TALK_S = 10.0  # to hand over what was read
 AT_ONCE = 1 << 16  # bytes
 
 # All that FFmpeg takes for the status line of a redirect, and more: it drops each CR, splits at
@@ -147,13 +147,26 @@ class Relay:
     def _down(self, client: socket.socket) -> bool:
         """What TLS has decrypted already makes no socket readable: it is taken at once."""
         while True:
-            said = self._camera.recv(AT_ONCE)
+            said = self._heard()
+            if said is None:
+                return True
             if self._leads_away(said):
                 self.was_redirected = True
                 return False
             client.sendall(said)
             if not (said and isinstance(self._camera, ssl.SSLSocket) and self._camera.pending()):
                 return bool(said)
+
+    def _heard(self) -> bytes | None:
+        """None where what came is no word yet: a part of a TLS record, or TLS's own, as the tickets
+        after its handshake. Who waited for more would keep the client's first word back."""
+        self._camera.settimeout(0)
+        try:
+            return self._camera.recv(AT_ONCE)
+        except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
+            return None
+        finally:
+            self._camera.settimeout(TALK_S)
 
     def _leads_away(self, said: bytes) -> bool:
         text = self._seen + said.replace(b"\r", b"")

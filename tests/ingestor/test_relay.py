@@ -280,3 +280,13 @@ def test_a_camera_that_speaks_no_tls_is_told_so(tmp_path):
     with running(tmp_path, Camera("door", WALK)) as process, pytest.raises(NotReached) as failure:
         dial(Place(["127.0.0.1"], process.port, "127.0.0.1"))
     assert failure.value.reason in (Reason.TLS, Reason.TIMEOUT)
+
+
+def test_a_word_that_comes_long_after_the_handshake_is_carried_at_once(secured):
+    port, _ = secured
+    relay = Relay(dial(Place(["127.0.0.1"], port, "127.0.0.1", verifies=False)))
+    with socket.create_connection(("127.0.0.1", relay.port)) as client:
+        time.sleep(0.5)  # in which the tickets of TLS come, that nobody waits for
+        client.settimeout(5)
+        client.sendall(b"OPTIONS rtsp://127.0.0.1/door RTSP/1.0\r\nCSeq: 1\r\n\r\n")
+        assert client.recv(100).startswith(b"RTSP/1.0 200")
