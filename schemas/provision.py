@@ -50,14 +50,16 @@ def provision(kafka: Mapping[str, Any], prefix: str, size: Size) -> None:
                 raise
             del new[name]
     _await_leaders(
-        admin, [TopicPartition(name, n) for name, t in new.items() for n in range(t.num_partitions)]
+        kafka, [TopicPartition(name, n) for name, t in new.items() for n in range(t.num_partitions)]
     )
 
 
-def _await_leaders(admin: AdminClient, partitions: list[TopicPartition]) -> None:
-    """A topic is there a moment before its partitions have leaders that answer."""
+def _await_leaders(kafka: Mapping[str, Any], partitions: list[TopicPartition]) -> None:
+    """A topic is there a moment before its partitions have leaders that answer. Each time a new
+    client asks: one that found none may go on saying so."""
     deadline = time.monotonic() + LEADERS_WITHIN_S
     while True:
+        admin = AdminClient(dict(kafka))
         try:
             answers = admin.list_offsets({partition: EARLIEST for partition in partitions})
             for answer in answers.values():
@@ -66,7 +68,7 @@ def _await_leaders(admin: AdminClient, partitions: list[TopicPartition]) -> None
         except KafkaException as error:
             if error.args[0].code() not in LEADERLESS or time.monotonic() > deadline:
                 raise
-            time.sleep(0.05)
+            time.sleep(0.1)
 
 
 def _new(topic: Topic[Any], prefix: str, size: Size, replicas: int) -> NewTopic:
