@@ -3,6 +3,7 @@
 import logging
 import ssl
 from collections.abc import Iterable
+from operator import methodcaller
 from typing import Any
 
 from confluent_kafka import Message
@@ -44,11 +45,14 @@ def client_config(settings: KafkaSettings, client_id: str) -> dict[str, Any]:
     return config
 
 
+_headers = methodcaller("headers")  # a hot call of its own would skip the check that raises
+
+
 def headers_of(message: Message) -> list[tuple[str, bytes]]:
     """None of a message with a header whose name is not UTF-8: asking for those raises a bug of
     the client's, and asking again crashes the process."""
     try:
-        pairs: Iterable[tuple[str, str | bytes | None]] = message.headers() or ()  # type: ignore[assignment]  # a list of pairs, always: its stub also allows a dict
+        pairs: Iterable[tuple[str, str | bytes | None]] = _headers(message) or ()
     except SystemError:
         return []
     return [(name, text.encode() if isinstance(text, str) else text or b"") for name, text in pairs]

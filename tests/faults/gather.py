@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import methodcaller
 from pathlib import Path
 from typing import Any
 
@@ -341,7 +342,9 @@ def record_faults(record: DetectionRecord, facts: Mapping[str, str]) -> Iterator
 def headers_of(message: Message) -> Headers:
     """None where a header's name is not UTF-8: the client can't tell."""
     try:
-        headers: Any = message.headers() or ()  # a list of pairs, always: its stub allows more
+        headers: Any = (
+            methodcaller("headers")(message) or ()
+        )  # a list of pairs, always: its stub allows more
     except SystemError:
         return ()
     return headers  # type: ignore[no-any-return]
