@@ -22,6 +22,7 @@ def put_unencoded(
     partition: int,
     message: tuple[bytes | None, bytes | None],
     headers: Iterable[tuple[bytes, bytes]],
+    times: int = 1,
 ) -> None:
     """`topic`: its whole name; `message`: key and value."""
 
@@ -32,7 +33,8 @@ def put_unencoded(
         batch._builder = _DefaultRecordBatchBuilderPy(2, 0, 0, -1, -1, -1, 100_000)
         named = [(_Unencoded(name), text) for name, text in headers]
         key, value = message
-        assert batch.append(timestamp=None, key=key, value=value, headers=named)
+        for _ in range(times):
+            assert batch.append(timestamp=None, key=key, value=value, headers=named)
         await (await producer.send_batch(batch, topic, partition=partition))
         await producer.stop()
 
