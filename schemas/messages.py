@@ -394,6 +394,16 @@ def from_unix_us(microseconds: int) -> datetime:
     return with_fraction(EPOCH_BEGIN + timedelta(microseconds=microseconds))
 
 
+MOST_AHEAD_MS = 24 * 3_600_000  # as far as an owner's clock may be wrong
+
+
+def is_plausible(epoch: int, at_ms: float) -> bool:
+    """Whether an owner can have minted it by then. Epochs are milliseconds of its clock: one
+    further ahead is forged or a mistake, and believed by anybody it would stand above every true
+    owner's until that time has come. So all who read epochs ask here."""
+    return epoch <= at_ms + MOST_AHEAD_MS
+
+
 def unix_us(at: datetime) -> int:
     return (at - EPOCH_BEGIN) // timedelta(microseconds=1)
 

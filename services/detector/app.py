@@ -35,7 +35,7 @@ from schemas.topics import (
 from services.detector import metrics
 from services.detector.admit import Admission
 from services.detector.consume import Commit, Delivery
-from services.detector.fence import Epochs, is_plausible
+from services.detector.fence import Epochs, is_plausible_now
 from services.detector.lane import Job, Lane, Settled, unaccounted
 from services.detector.letter import Letter, letter_of, size_of
 from services.detector.look import Looker, unusable
@@ -440,7 +440,7 @@ def frame_of(delivery: Delivery) -> Frame:
         raise DecodeError("WRONG_KEY", f"{FRAMES.name}: key and ce_subject differ")
     if why := _out_of_bounds(frame, delivery.timestamp_ms):
         raise DecodeError("WRONG_SHAPE", f"{FRAMES.name}: {why}")
-    if not is_plausible(frame.epoch):
+    if not is_plausible_now(frame.epoch):
         raise DecodeError("EPOCH_IMPLAUSIBLE", f"{FRAMES.name}: epoch {frame.epoch} lies ahead")
     return frame
 

@@ -18,6 +18,7 @@ from confluent_kafka import TopicPartition as At
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
+from schemas.messages import is_plausible
 from schemas.topics import STREAM_STATUS, DecodeError
 
 log = structlog.get_logger()
@@ -27,13 +28,10 @@ RETRY_S = 1.0
 SAY_EVERY_S = 1.0
 LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]  # so it is in the library
 MOST_STREAMS = 100_000
-MOST_AHEAD_MS = 24 * 3_600_000
 
 
-def is_plausible(epoch: int) -> bool:
-    """Epochs are milliseconds of an owner's clock. One far ahead of ours is forged or a mistake;
-    learned, it would fence every true owner until that time has come."""
-    return epoch <= time.time() * 1000 + MOST_AHEAD_MS
+def is_plausible_now(epoch: int) -> bool:
+    return is_plausible(epoch, time.time() * 1000)
 
 
 class Epochs:
@@ -49,7 +47,7 @@ class Epochs:
     def learn(self, stream_id: str, epoch: int) -> None:
         """From a status, or from a frame: its owner's status stands before it. One that is not
         plausible is not learned."""
-        if epoch <= self._highest.get(stream_id, -1) or not is_plausible(epoch):
+        if epoch <= self._highest.get(stream_id, -1) or not is_plausible_now(epoch):
             return
         if len(self._highest) >= self._most and stream_id not in self._highest:
             self._highest.pop(next(iter(self._highest)), None)
@@ -174,7 +172,7 @@ class Fence:
             return
         if key != STREAM_STATUS.key(status):
             self._skip(message, "WRONG_KEY")
-        elif not is_plausible(status.epoch):
+        elif not is_plausible_now(status.epoch):
             self._skip(message, "EPOCH_IMPLAUSIBLE")
         else:
             self._epochs.learn(status.stream_id, status.epoch)

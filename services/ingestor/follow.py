@@ -20,7 +20,7 @@ from confluent_kafka import (
 )
 from msgspec.structs import replace
 
-from schemas.messages import StreamStatus
+from schemas.messages import StreamStatus, is_plausible
 from schemas.topics import STREAM_STATUS, DecodeError
 
 log = structlog.get_logger()
@@ -30,16 +30,12 @@ READ_FOR_S = 0.05  # then other work gets its turn
 ALL_EVERY_S = 30.0  # look for partitions that are not followed yet
 KNOW_WITHIN_S = 1.0
 TELL_EVERY_S = 1.0  # of what can't be read
-DAY_MS = 86_400_000
 
 
 def believed(status: StreamStatus, now_ms: int) -> StreamStatus:
-    """The same status; in epoch 0 where it claims one that nobody can have minted yet.
-
-    Epochs are Unix milliseconds: one far ahead of every clock is forged, and going above it would
-    leave less room each time.
-    """
-    return replace(status, epoch=0) if status.epoch > now_ms + DAY_MS else status
+    """The same status; in epoch 0 where it claims one that nobody can have minted yet: going above
+    it would leave less room each time."""
+    return status if is_plausible(status.epoch, now_ms) else replace(status, epoch=0)
 
 
 class Statuses:

@@ -4,11 +4,9 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from schemas.messages import Heartbeat, Message, StreamStatus
+from schemas.messages import Heartbeat, Message, StreamStatus, is_plausible
 from schemas.topics import LARGEST_MESSAGE, STREAM_STATUS, DecodeError, Origin, Topic
 from services.persister.arrival import Arrival, Refusal
-
-MOST_AHEAD_MS = 24 * 3_600_000
 
 
 def decode(
@@ -44,17 +42,14 @@ def _message(origin: Origin, topic: Topic[Any]) -> Message:
     message: Message = topic.decode(origin.value, origin.headers)
     if origin.key != topic.key(message):
         raise DecodeError("WRONG_KEY", f"{topic.name}: not under the key of what it says")
-    if isinstance(message, StreamStatus | Heartbeat) and not _is_plausible(message.epoch, origin):
+    if isinstance(message, StreamStatus | Heartbeat) and not _is_in_time(message.epoch, origin):
         raise DecodeError("EPOCH_IMPLAUSIBLE", f"{topic.name}: epoch {message.epoch} lies ahead")
     return message
 
 
-def _is_plausible(epoch: int, origin: Origin) -> bool:
-    """Epochs are milliseconds of an owner's clock. One far ahead of its own message is forged or a
-    mistake, and would be the newest until that time has come. A broker takes no time of a producer
-    that is more than an hour ahead of its own.
-
-    One that is nearer is believed, here as by the owner itself, who mints a higher one.
-    """
+def _is_in_time(epoch: int, origin: Origin) -> bool:
+    """By the time of its own message: a broker takes none of a producer that is more than an hour
+    ahead of its own. One that is nearer is believed, here as by the owner itself, who mints a
+    higher one."""
     said_ms = time.time() * 1000 if origin.timestamp_ms is None else origin.timestamp_ms
-    return epoch <= said_ms + MOST_AHEAD_MS
+    return is_plausible(epoch, said_ms)

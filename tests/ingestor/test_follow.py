@@ -3,10 +3,10 @@
 import pytest
 from msgspec.structs import replace
 
-from schemas.messages import Status, StreamStatus, now
+from schemas.messages import MOST_AHEAD_MS, Status, StreamStatus, now
 from schemas.topics import STREAM_STATUS
 from services.ingestor.__main__ import MEMBER
-from services.ingestor.follow import DAY_MS, Statuses, believed
+from services.ingestor.follow import Statuses, believed
 from tests.ingestor.conftest import eventually
 
 NOW_MS = 1_800_000_000_000
@@ -15,9 +15,9 @@ NOW_MS = 1_800_000_000_000
 @pytest.mark.parametrize(
     ("epoch", "believed_epoch"),
     [
-        (NOW_MS - DAY_MS, NOW_MS - DAY_MS),
-        (NOW_MS + DAY_MS, NOW_MS + DAY_MS),  # a clock may be wrong by as much
-        (NOW_MS + DAY_MS + 1, 0),
+        (NOW_MS - MOST_AHEAD_MS, NOW_MS - MOST_AHEAD_MS),
+        (NOW_MS + MOST_AHEAD_MS, NOW_MS + MOST_AHEAD_MS),  # a clock may be wrong by as much
+        (NOW_MS + MOST_AHEAD_MS + 1, 0),
         (2**53, 0),
     ],
 )
