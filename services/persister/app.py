@@ -48,6 +48,7 @@ from services.persister.keep import StoreAway, keep, key_of
 from services.persister.observe import store_heartbeats, store_statuses, stream_of
 from services.persister.partition import make_days
 from services.persister.sink import read_blocks, write_blocks, write_rows
+from services.persister.tally import Tally
 from services.process.crash import crash_point
 
 log = structlog.get_logger()
@@ -82,7 +83,7 @@ class Lane:
     topics: Mapping[str, Topic[Any]]  # by full name
     subscription: Subscription
     store: Store
-    tally: metrics.Tally = field(default_factory=metrics.Tally)
+    tally: Tally = field(default_factory=Tally)
 
 
 def run(lanes: Sequence[Lane], graveyard: Graveyard, stop: threading.Event) -> None:

@@ -1,13 +1,6 @@
 """What the persister counts; no label names a stream."""
 
-import time
-
-import structlog
 from prometheus_client import Counter, Gauge, Histogram
-
-log = structlog.get_logger()
-
-REPORTED_EVERY_S = 1.0
 
 messages = Counter("sightlog_persister_messages", "Messages whose offsets were committed", ["lane"])
 batch_seconds = Histogram(
@@ -25,29 +18,3 @@ skipped = Counter(
 snapshots = Counter("sightlog_persister_snapshots", "Snapshots written to the object store")
 dead_letters = Counter("sightlog_persister_dead_letters", "Messages set aside", ["reason"])
 paused = Gauge("sightlog_persister_paused", "1 while a lane waits for what it stores to", ["lane"])
-
-
-class Tally:
-    """What a lane stored, in one line a second at most."""
-
-    def __init__(self) -> None:
-        self._batches = self._messages = self._refused = 0
-        self._report_from = 0.0
-
-    def add(self, messages: int, refused: int) -> None:
-        self._batches += 1
-        self._messages += messages
-        self._refused += refused
-
-    def report(self, lane: str, *, at_once: bool = False) -> None:
-        if not self._batches or not (at_once or time.monotonic() >= self._report_from):
-            return
-        log.info(
-            "batches.stored",
-            lane=lane,
-            batches=self._batches,
-            messages=self._messages,
-            refused=self._refused,
-        )
-        self._batches = self._messages = self._refused = 0
-        self._report_from = time.monotonic() + REPORTED_EVERY_S
