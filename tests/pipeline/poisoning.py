@@ -166,12 +166,11 @@ class Poisoner:
 
     def _sound(self, topic: Topic[Any]) -> Sound:
         """The newest one of what lives, or where there is none its example; the example, too,
-        where an old word of a living stream would be taken for its newest."""
+        where an old word of a living stream would be taken for its newest, or come after the first
+        record of a newer epoch."""
         newest = self._reader.newest(topic)
-        if newest is None or topic in (HEARTBEATS, STREAM_STATUS):
-            [file] = (EXAMPLES / topic.name).glob("*.json")
-            at = (newest.partition() if newest else None) or 0
-            return Sound(at, b"01KAN0T5D3W8Y7R2Q4V6X9Z1B3", file.read_bytes(), {})
+        if newest is None or topic in (DETECTIONS, HEARTBEATS, STREAM_STATUS):
+            return _example(topic, (newest.partition() if newest else None) or 0)
         partition, value = newest.partition(), newest.value()
         assert partition is not None
         assert value is not None
@@ -185,6 +184,14 @@ class Poisoner:
             row = connection.execute(query, [self._camera]).fetchone()
         assert row is not None
         return int(row[0])
+
+
+def _example(topic: Topic[Any], partition: int) -> Sound:
+    """Of a stream that nobody runs."""
+    [file] = (EXAMPLES / topic.name).glob("*.json")
+    facts: dict[str, str] = json.loads(file.with_suffix(".headers").read_text())
+    headers = {name: fact.encode() for name, fact in facts.items()}
+    return Sound(partition, headers.get("ce_subject"), file.read_bytes(), headers)
 
 
 def try_everything(poisoner: Poisoner) -> Trial:
