@@ -181,7 +181,8 @@ def _frame_facts(frame: Frame) -> Facts:
 
 
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:g}"
+    """To a microsecond also where a camera's clock is decades off."""
+    return "" if value is None else f"{round(value, 3):.16g}"
 
 
 def _FRAME_FIELDS(facts: Facts) -> dict[str, Any]:  # noqa: N802 -- reads as a table

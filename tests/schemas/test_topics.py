@@ -9,7 +9,7 @@ import pytest
 
 import schemas
 from schemas import messages
-from schemas.messages import Frame, now
+from schemas.messages import Clock, Frame, now
 from schemas.topics import (
     DEAD_LETTERS,
     DETECTIONS,
@@ -114,6 +114,13 @@ def test_times_on_the_wire_always_have_six_digits() -> None:
     facts = dict(FRAMES.headers(frame, "x", TRACE))
     assert facts["ce_time"] == b"2026-11-22T12:00:00.000001Z"
     assert now().microsecond
+
+
+@pytest.mark.parametrize("offset_ms", [-12.5, 10_800_000.123, -1_795_348_800_123.5])
+def test_however_far_a_cameras_clock_is_off_it_is_told_exactly(offset_ms: float) -> None:
+    clock = Clock(offset_ms=offset_ms)
+    frame = Frame(stream_id="s", epoch=1, seq=0, captured_at=now(), width=1, height=1, clock=clock)
+    assert FRAMES.decode(b"jpeg", list(FRAMES.headers(frame, "x", TRACE))).clock == clock
 
 
 def test_a_snapshots_file_name_tells_when_and_which_frame() -> None:
