@@ -92,7 +92,7 @@ def add_camera_jobs(jobs: "argparse._SubParsersAction[argparse.ArgumentParser]")
     more.add_argument("--password-env", metavar="VAR", help="the variable that holds the password")
     fault = job(jobs, "fault", "make a camera misbehave", run_cameras_fault)
     fault.add_argument("name", metavar="NAME")
-    kinds = "blackhole|reset|halfopen|garbage|redirect=URL|clock=+3600|none"
+    kinds = "blackhole|reset|halfopen|garbage|wrap|redirect=URL|clock=+3600|jump=-3|none"
     fault.add_argument("fault", metavar="FAULT", help=kinds)
 
 

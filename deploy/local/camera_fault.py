@@ -5,6 +5,7 @@ from collections.abc import Callable
 from msgspec import Struct
 
 HALF_OPEN_AFTER_S = 2.0
+WRAP_AFTER_S = 3.0
 
 
 class Fault(Struct, frozen=True):
@@ -16,6 +17,8 @@ class Fault(Struct, frozen=True):
     `is_garbled`: RTP headers stay, payloads are noise.
     `location`: every request is answered by a redirect there.
     `clock_shift_s`: how far sender reports are off the wall clock.
+    `jump_s`: how far RTP timestamps are ahead of where they would be.
+    `wraps_after_s`: until RTP timestamps pass 2**32 and begin again at 0.
     """
 
     is_silent: bool = False
@@ -24,6 +27,8 @@ class Fault(Struct, frozen=True):
     is_garbled: bool = False
     location: str = ""
     clock_shift_s: float = 0.0
+    jump_s: float = 0.0
+    wraps_after_s: float | None = None
 
 
 NO_FAULT = Fault()
@@ -33,6 +38,7 @@ PLAIN = {
     "reset": Fault(is_reset=True),
     "halfopen": Fault(dies_after_s=HALF_OPEN_AFTER_S),
     "garbage": Fault(is_garbled=True),
+    "wrap": Fault(wraps_after_s=WRAP_AFTER_S),
 }
 
 
@@ -43,7 +49,8 @@ def parse_fault(text: str) -> Fault:
         return PLAIN[kind]
     if equals and kind in WITH_VALUE:
         return WITH_VALUE[kind](value)
-    raise ValueError(f"fault: expected {'|'.join(PLAIN)}|redirect=URL|clock=SECONDS")
+    values = "redirect=URL|clock=SECONDS|jump=SECONDS"
+    raise ValueError(f"fault: expected {'|'.join(PLAIN)}|{values}")
 
 
 def _redirect(location: str) -> Fault:
@@ -53,10 +60,22 @@ def _redirect(location: str) -> Fault:
 
 
 def _clock(seconds: str) -> Fault:
+    return Fault(clock_shift_s=_seconds("clock", seconds))
+
+
+def _jump(seconds: str) -> Fault:
+    return Fault(jump_s=_seconds("jump", seconds))
+
+
+def _seconds(kind: str, text: str) -> float:
     try:
-        return Fault(clock_shift_s=float(int(seconds)))
+        return float(int(text))
     except ValueError as error:
-        raise ValueError("fault: expected clock=SECONDS, for example clock=+3600") from error
+        raise ValueError(f"fault: expected {kind}=SECONDS, for example {kind}=+3600") from error
 
 
-WITH_VALUE: dict[str, Callable[[str], Fault]] = {"redirect": _redirect, "clock": _clock}
+WITH_VALUE: dict[str, Callable[[str], Fault]] = {
+    "redirect": _redirect,
+    "clock": _clock,
+    "jump": _jump,
+}

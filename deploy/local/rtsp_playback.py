@@ -21,7 +21,8 @@ class Playback:
 
     A reader that does not keep up loses whole access units up to the next key frame once
     BACKLOG_LIMIT_BYTES wait for it; so does everyone after this process was stopped for a while.
-    RTP timestamps follow the monotonic clock from the first PLAY on, also over a pause.
+    RTP timestamps follow the monotonic clock from the first PLAY on, also over a pause, unless a
+    fault shifts them.
     """
 
     def __init__(
@@ -56,6 +57,9 @@ class Playback:
         """From now on; the next sender report comes at once, since it may be the fault."""
         self._fault = fault
         self._next_report_at = 0.0
+        if fault.wraps_after_s is not None:
+            wraps_at_s = self._elapsed_s() + fault.wraps_after_s
+            self._first_timestamp = -round(wraps_at_s * CLOCK_HZ)
 
     def cue(self) -> tuple[int, int]:
         """Picks the key frame to begin with; answers its sequence number and RTP timestamp.
@@ -134,7 +138,8 @@ class Playback:
         return self._first_sequence + self.sent.packets & 0xFFFF
 
     def _timestamp(self, tick: int) -> int:
-        return self._first_timestamp + tick & 0xFFFFFFFF
+        jump = round(self._fault.jump_s * CLOCK_HZ)
+        return self._first_timestamp + tick + jump & 0xFFFFFFFF
 
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._origin

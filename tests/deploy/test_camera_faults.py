@@ -7,6 +7,7 @@ import pytest
 
 from deploy.local.camera_fault import parse_fault
 from deploy.local.camera_list import Camera
+from deploy.local.rtsp_packet import CLOCK_HZ
 from tests.deploy.camera_process import WALK, Client, awaited, running, wall_clock
 
 
@@ -105,9 +106,40 @@ def test_a_wrong_clock_shows_at_once_to_a_playing_reader(inflict, reader):
     assert abs(wall_clock(report) - (time.time() - 7200)) < 1.0
 
 
+def timestamps(reader):
+    """Of RTP packets, as they come."""
+    return (int.from_bytes(packet[4:8], "big") for packet in reader.media())
+
+
+def test_timestamps_jump_for_as_long_as_they_should(inflict, reader):
+    before = next(timestamps(reader))
+    inflict("jump=-60")
+    shifted = next(time for time in timestamps(reader) if 0 < (before - time) % 2**32 < 2**31)
+    assert (shifted - before + 60 * CLOCK_HZ) % 2**32 < 10 * CLOCK_HZ
+    inflict("none")
+    assert any((time - before) % 2**32 < 10 * CLOCK_HZ for time in islice(timestamps(reader), 500))
+
+
+def test_timestamps_wrap_a_few_seconds_later(inflict, reader):
+    inflict("wrap")
+    last = next(time for time in timestamps(reader) if time > 2**32 - 4 * CLOCK_HZ)
+    first = next(time for time in timestamps(reader) if time < last)
+    assert first < CLOCK_HZ
+
+
 @pytest.mark.parametrize(
     "text",
-    ["", "fire", "none=1", "reset=", "clock", "clock=soon", "clock=nan", "redirect=http://x"],
+    [
+        "",
+        "fire",
+        "jump=up",
+        "none=1",
+        "reset=",
+        "clock",
+        "clock=soon",
+        "clock=nan",
+        "redirect=http://x",
+    ],
 )
 def test_a_fault_that_is_none_is_refused(text):
     with pytest.raises(ValueError, match="expected"):
