@@ -193,9 +193,11 @@ def balance(stack: RunningStack) -> None:
         judge(stack, stream["id"])
 
 
-def judge(stack: RunningStack, stream: str) -> None:
+def judge(stack: RunningStack, stream: str | None = None) -> None:
+    """Of one stream, or of all that its topics know."""
+    one = () if stream is None else ("--stream", stream)
     checked = subprocess.run(
-        [sys.executable, "-m", "tests.faults.check", "--stack", stack.folder, "--stream", stream],
+        [sys.executable, "-m", "tests.faults.check", "--stack", stack.folder, *one],
         check=False,
         cwd=ROOT,
         capture_output=True,
