@@ -15,6 +15,7 @@ from typing import Generic, NamedTuple, TypeVar
 from msgspec import Struct
 
 from schemas.messages import DetectionRecord, Heartbeat, Outcome, StreamSpec, StreamStatus, now
+from services.gateway.instances import Instances
 
 T = TypeVar("T")
 
@@ -53,6 +54,7 @@ class Observed:
         self._lock = threading.Lock()
         self._ready = threading.Event()
         self.watermark = now()  # what was appended before it has been seen here
+        self.instances = Instances(monotonic)
         self.slots = 0  # the partitions of streams.v1; 0: not known yet
         self._statuses: OrderedDict[str, _Placed[StreamStatus]] = OrderedDict()
         self._heartbeats: OrderedDict[str, tuple[float, Heartbeat]] = OrderedDict()

@@ -1,6 +1,7 @@
 """Messages as the other services send them."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from schemas.messages import (
@@ -9,6 +10,7 @@ from schemas.messages import (
     DetectionRecord,
     FrameFacts,
     Heartbeat,
+    Instance,
     Ledger,
     Model,
     Outcome,
@@ -66,6 +68,11 @@ def a_heartbeat(stream_id: str = DOOR, *, at: datetime = NOON, fps: float = 5) -
         fps=Rates(source=25, published=fps),
         ledger=Ledger(captured=50, published=50),
     )
+
+
+def an_instance(name: str = "ingestor-1", **more: Any) -> Instance:
+    fields: dict[str, Any] = {"service": "ingestor", "version": "1", "endpoint": "http://i:1"}
+    return Instance(instance=name, started_at=NOON, at=NOON, **fields | more)
 
 
 def a_detection(record: str, index: int, label: str = "person", confidence: float = 0.9):

@@ -4,17 +4,8 @@ from datetime import timedelta
 
 from schemas.messages import Outcome, Status, now
 from services.gateway.observed import RECORDS_KEPT, STREAMS_KEPT, Observed
+from tests.gateway.clock import Clock
 from tests.gateway.messages import DOOR, YARD, a_heartbeat, a_record, a_spec, a_status
-
-
-class Clock:
-    """A monotonic clock that is set by hand."""
-
-    def __init__(self) -> None:
-        self.at = 1000.0
-
-    def __call__(self) -> float:
-        return self.at
 
 
 def test_the_last_status_counts_until_it_is_tombstoned() -> None:

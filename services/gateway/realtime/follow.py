@@ -11,7 +11,15 @@ from typing import Any
 import structlog
 from confluent_kafka import KafkaException
 
-from schemas.topics import DETECTIONS, EVENTS, HEARTBEATS, STREAM_STATUS, STREAMS, Topic
+from schemas.topics import (
+    DETECTIONS,
+    EVENTS,
+    HEARTBEATS,
+    INSTANCES,
+    STREAM_STATUS,
+    STREAMS,
+    Topic,
+)
 from services.gateway.observed import Observed
 from services.gateway.realtime.cursor import cursor
 from services.gateway.realtime.hub import Hub
@@ -25,6 +33,7 @@ STARTS: dict[Topic[Any], Start] = {
     STREAMS: Start.BEGINNING,
     STREAM_STATUS: Start.BEGINNING,
     HEARTBEATS: Start.RECENT,
+    INSTANCES: Start.RECENT,
     DETECTIONS: Start.END,
     EVENTS: Start.END,
 }

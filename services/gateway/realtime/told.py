@@ -15,6 +15,7 @@ from schemas.topics import (
     DETECTIONS,
     EVENTS,
     HEARTBEATS,
+    INSTANCES,
     STREAM_STATUS,
     STREAMS,
     DecodeError,
@@ -54,6 +55,7 @@ class Told:
             HEARTBEATS.named(prefix): self._heartbeat,
             DETECTIONS.named(prefix): self._record,
             EVENTS.named(prefix): self._event,
+            INSTANCES.named(prefix): self._instance,
         }
 
     def news_of(self, found: Message | Hole, cursor: str) -> News | None:
@@ -135,6 +137,10 @@ class Told:
     def _event(self, message: Message, cursor: str) -> News | None:
         event = EVENTS.decode(message.value())
         return News("event", event.stream_id, _appended(message), cursor, event)
+
+    def _instance(self, message: Message, _: str) -> None:
+        """No news: clients are told of streams."""
+        self._observed.instances.note(INSTANCES.decode(message.value()), _appended(message))
 
     def _live(
         self, event: str, stream_id: str, message: Message, cursor: str, data: object

@@ -14,6 +14,7 @@ from schemas.topics import (
     DETECTIONS,
     EVENTS,
     HEARTBEATS,
+    INSTANCES,
     PRODUCER_OF_FACTS,
     STREAM_STATUS,
     STREAMS,
@@ -23,7 +24,16 @@ from services.gateway.observed import Observed
 from services.gateway.realtime.follow import Follower
 from services.gateway.realtime.hub import Hub
 from services.gateway.realtime.news import News
-from tests.gateway.messages import DOOR, SLOT, YARD, a_heartbeat, a_record, a_spec, a_status
+from tests.gateway.messages import (
+    DOOR,
+    SLOT,
+    YARD,
+    a_heartbeat,
+    a_record,
+    a_spec,
+    a_status,
+    an_instance,
+)
 
 Send = Callable[..., None]
 
@@ -71,6 +81,7 @@ def before(send: Send) -> None:
     send(STREAM_STATUS, a_status(status=Status.RUNNING))
     send(HEARTBEATS, a_heartbeat(at=now(), fps=3))
     send(DETECTIONS, a_record(1, "person"))
+    send(INSTANCES, an_instance(), "ingestor-1")
 
 
 def test_who_begins_late_knows_the_state_and_no_old_records(observed: Observed) -> None:
@@ -80,6 +91,7 @@ def test_who_begins_late_knows_the_state_and_no_old_records(observed: Observed) 
     measured = observed.measured(DOOR)
     assert measured is not None
     assert (measured.fps, measured.detected_fps) == (3, 0)
+    assert observed.instances.alive() == [an_instance()]
 
 
 def test_what_comes_later_is_seen(observed: Observed, send: Send) -> None:
