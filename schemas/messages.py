@@ -358,8 +358,9 @@ class Instance(Message, frozen=True, kw_only=True):
     service: str
     version: str
     endpoint: str | None = None  # its internal address, http://host:port
-    capacity: NonNegative | None = None
+    capacity: NonNegative | None = None  # of an ingestor: how many cameras it runs at once
     load: NonNegative | None = None
+    slots: tuple[Counted, ...] = ()  # of an ingestor: those that it owns now
     started_at: Time
     at: Time
 

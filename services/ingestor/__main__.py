@@ -23,6 +23,7 @@ from services.ingestor.follow import Statuses
 from services.ingestor.link import Order
 from services.ingestor.newest import Newest
 from services.ingestor.publish import FrameProducer
+from services.ingestor.room import Room
 from services.ingestor.serve import create_app, serving
 from services.ingestor.settings import Settings, forget_secrets
 from services.ingestor.stamp import ClockWatch
@@ -102,6 +103,7 @@ def surroundings(settings: Settings, instance: str, outside: Outside) -> Surroun
         instance=instance,
         endpoint=settings.endpoint or f"http://{settings.http_host}:{settings.http_port}",
         newest=Newest(),
+        room=Room(settings.capacity),
         start=lambda: start(context, camera.main),
         order=orders(settings, private_keys(keys.get_secret_value()) if keys else ()),
         send=outside.frames.send,

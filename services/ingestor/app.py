@@ -78,6 +78,7 @@ class Ingestor:
         self._unhealed: deque[tuple[int, StreamStatus]] = deque()
         self._unburied: deque[Unreadable] = deque()
         self._said_instance_at_s = 0.0
+        self._said_slots: tuple[int, ...] = ()
         self._broker_since_s: float | None = None
 
     def run(self, stop: threading.Event) -> None:
@@ -124,6 +125,7 @@ class Ingestor:
         for stream in leaving:
             stream.release(lost=lost)
         if not lost:
+            self._introduce()
             self._flush()
         self._streams = {at: kept for at, kept in self._streams.items() if at[0] not in partitions}
         self._specs = {at: kept for at, kept in self._specs.items() if at[0] not in partitions}
@@ -134,7 +136,7 @@ class Ingestor:
 
     def _begin_partitions(self) -> None:
         """Act on what was read, once both topics were read to their ends."""
-        for partition in self._read - self._ready:
+        for partition in sorted(self._read - self._ready):
             if self._statuses.has_read(partition):
                 self._ready.add(partition)
                 for place in [place for place in self._specs if place[0] == partition]:
@@ -258,11 +260,20 @@ class Ingestor:
         running = sum(stream.camera is not None for stream in list(self._streams.values()))
         metrics.CAMERAS.set(running)
         metrics.STREAMS.set(len(self._streams))
-        if time.monotonic() - self._said_instance_at_s >= INSTANCE_EVERY_S:
-            self._said_instance_at_s = time.monotonic()
-            self._announcer.instance(
-                replace(self._instance, load=running, at=now()), self._note_broker
-            )
+        metrics.WAITING.set(self._world.room.waiting)
+        age_s = time.monotonic() - self._said_instance_at_s
+        if age_s >= INSTANCE_EVERY_S or self._slots != self._said_slots:
+            self._introduce()
+
+    @property
+    def _slots(self) -> tuple[int, ...]:
+        return tuple(sorted(self._desires.assigned))
+
+    def _introduce(self) -> None:
+        self._said_instance_at_s, self._said_slots = time.monotonic(), self._slots
+        load = self._world.room.taken
+        instance = replace(self._instance, load=load, slots=self._slots, at=now())
+        self._announcer.instance(instance, self._note_broker)
 
     def _note_broker(self) -> None:
         if self._broker_since_s is None:

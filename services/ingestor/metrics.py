@@ -12,6 +12,7 @@ DROPPED = Counter(
 )
 CAMERAS = Gauge("sightlog_ingestor_cameras_running", "Camera processes")
 STREAMS = Gauge("sightlog_ingestor_streams_owned", "Streams of the assigned partitions")
+WAITING = Gauge("sightlog_ingestor_streams_waiting", "Streams that find no room here")
 CLAIMS = Counter("sightlog_ingestor_epochs_claimed_total", "Epochs minted")
 LOSSES = Counter("sightlog_ingestor_epochs_lost_total", "Epochs ended by a frame not delivered")
 FAILURES = Counter("sightlog_ingestor_cameras_failed_total", "Connections lost", ["reason"])

@@ -4,7 +4,7 @@ STOPPED --start--> STARTING --first frame--> RUNNING
    ^                  |                        |  ^
    |                  +------ lost ----+------ + first frame
    |                                   v       |  |
-   +--gone-- STOPPING <--stop--     ERROR, waiting for the next attempt
+   +--gone-- STOPPING <--stop--     ERROR, waiting for the next attempt, or for room (CAPACITY)
    +--the clip is over (ENDED)-- RUNNING
 """
 
@@ -109,6 +109,11 @@ def running(now: datetime) -> State:
 def broker_down(now: datetime) -> State:
     """Capture goes on; what does not fit into the queue is lost and counted."""
     return _told(State(Status.RUNNING, now), Reason.BROKER_DOWN)
+
+
+def full(now: datetime) -> State:
+    """It begins by itself once another stream leaves: no attempt was made, none is due."""
+    return _told(State(Status.ERROR, now), Reason.CAPACITY)
 
 
 def stopping(now: datetime) -> State:

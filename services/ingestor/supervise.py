@@ -30,6 +30,7 @@ from services.ingestor.children import Child
 from services.ingestor.heartbeat import Pulse, last_frame_at
 from services.ingestor.newest import Newest, Still
 from services.ingestor.publish import Account, Outbox, Send, Waiting
+from services.ingestor.room import Room
 from services.ingestor.unseal import SealBroken
 from services.process.crash import crash_point
 from services.process.redact import redact
@@ -52,6 +53,7 @@ class Surroundings:
     instance: str
     endpoint: str
     newest: Newest
+    room: Room[tuple[int, str]]
     start: Callable[[], Child]
     order: Callable[[StreamSpec], link.Order]  # raises SealBroken
     send: Send
@@ -215,7 +217,7 @@ class Stream:
     def claim(self, epoch: int) -> None:
         """Frames follow when the broker has acknowledged the status that says so."""
         self.epoch, self._is_claimed, self._is_contested = epoch, True, False
-        if self._should_run:
+        if self._should_run and self._asks_for_room():
             self._enter(statuses.starting(now()))
 
         def acknowledged() -> None:
@@ -230,9 +232,9 @@ class Stream:
             self._is_claimed = False
 
     def is_fenced_by(self, foreign: StreamStatus) -> bool:
-        """Said in another partition than the stream's: below our epoch it is history. Once the
-        stream is deleted here, its slot has moved there."""
-        return foreign.epoch >= self.epoch and not self._is_deleted
+        """Said in another partition than the stream's: below our epoch it is history. Where the
+        stream need not run, it may have moved there."""
+        return foreign.epoch >= self.epoch and self._should_run
 
     def contest(self, foreign: StreamStatus) -> None:
         """Somebody else speaks for this stream: we say it again; against an epoch that is not
@@ -275,6 +277,8 @@ class Stream:
             self._part_from(self.camera)
         else:
             self._watch(self.camera, tick_s)
+        if self.camera is None and not self._should_run:
+            self._world.room.leave(self._place)
         self._tell()
         self._beat()
 
@@ -287,10 +291,27 @@ class Stream:
             ):
                 self._enter(statuses.stopped(now()))
             return
-        if self._state.status in (Status.STOPPED, Status.STOPPING):
+        if not self._asks_for_room():
+            return
+        if self._state.status in (Status.STOPPED, Status.STOPPING) or self._lacks_room:
             self._enter(statuses.starting(now()))
         if self.outbox.epoch is not None and now_s >= self._retry_at_s:
             self._start()
+
+    @property
+    def _place(self) -> tuple[int, str]:
+        return self.slot, self.spec.stream_id
+
+    @property
+    def _lacks_room(self) -> bool:
+        return self._state.reason is Reason.CAPACITY
+
+    def _asks_for_room(self) -> bool:
+        """What has it keeps it, reconnects included, for as long as it should run."""
+        has_room = self._world.room.take(self._place)
+        if not has_room and not self._lacks_room:
+            self._enter(statuses.full(now()))
+        return has_room
 
     def _start(self) -> None:
         try:
@@ -532,4 +553,5 @@ class Stream:
             self._enter(self._state if self._is_over else statuses.stopped(now()))
             self._publish(self._status(), lambda: None)
         self._is_claimed = False
+        self._world.room.leave(self._place)
         self._world.newest.forget(self.spec.stream_id)

@@ -11,6 +11,7 @@ from services.ingestor.app import MOST_UNBURIED, Ingestor, Outside
 from services.ingestor.desire import ReadToEnd, Unreadable
 from services.ingestor.newest import Newest
 from services.ingestor.publish import Waiting
+from services.ingestor.room import Room
 from services.ingestor.stamp import ClockWatch
 from services.ingestor.supervise import Stream, Surroundings
 
@@ -113,6 +114,7 @@ def world(facts, frames):
         instance="me",
         endpoint="http://x",
         newest=Newest(),
+        room=Room(100),
         start=lambda: pytest.fail("no camera here"),
         order=lambda spec: pytest.fail("no camera here"),
         send=frames.send,
@@ -205,3 +207,12 @@ def test_the_last_heartbeat_of_an_epoch_is_said_once_there_is_room(facts, frames
     stream.tick()
     (heartbeat,) = facts.heartbeats
     assert (heartbeat.epoch, heartbeat.totals.published) == (5, 1)
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_only_who_is_to_run_a_stream_contests_what_is_said_in_another_slot(world, running):
+    """One that is stopped here may have moved there."""
+    spec = StreamSpec(stream_id="S1", slot=0, generation=1, running=running, name="x", url="file:x")
+    stream = Stream(spec, 0, LAST, world)
+    assert stream.is_fenced_by(replace(LAST, owner="another", epoch=8)) is running
+    assert not stream.is_fenced_by(replace(LAST, owner="another", epoch=6))
