@@ -2,6 +2,9 @@
 
 Whoever owns a stream writes its epoch there, acknowledged, before its first frame. So a detector
 that has read to the end at some moment knows every epoch whose frames were published before it.
+
+A stream that moves to another slot is said of in two partitions, and then no more in the first: its
+epochs are forgotten only once none says anything of it.
 """
 
 import threading
@@ -60,6 +63,28 @@ class Epochs:
         return epoch < self._highest.get(stream_id, -1)
 
 
+class Standing:
+    """The partitions that say something of a stream. For one thread."""
+
+    def __init__(self, most_streams: int = MOST_STREAMS) -> None:
+        self._most = most_streams
+        self._partitions: dict[str, set[int]] = {}
+
+    def note(self, stream_id: str, partition: int) -> None:
+        if len(self._partitions) >= self._most and stream_id not in self._partitions:
+            self._partitions.pop(next(iter(self._partitions)))
+        self._partitions.setdefault(stream_id, set()).add(partition)
+
+    def remove(self, stream_id: str, partition: int) -> bool:
+        """Whether no other says anything."""
+        others = self._partitions.get(stream_id, set()) - {partition}
+        if others:
+            self._partitions[stream_id] = others
+        else:
+            self._partitions.pop(stream_id, None)
+        return not others
+
+
 @dataclass(frozen=True)
 class _Asked:
     ends: dict[int, int]
@@ -73,6 +98,7 @@ class Fence:
         self._kafka = dict(kafka)
         self._topic = STREAM_STATUS.named(prefix)
         self._epochs = epochs
+        self._standing = Standing()
         self._consumer = Consumer(
             self._kafka
             | {
@@ -160,10 +186,11 @@ class Fence:
             self._next[partition] = offset + 1
 
     def _learn(self, message: Message) -> None:
-        value, key = message.value(), message.key()
+        value, key, partition = message.value(), message.key(), message.partition() or 0
         if value is None:
-            if isinstance(key, bytes):
-                self._epochs.forget(key.decode(errors="replace"))
+            stream_id = (key or b"").decode(errors="replace")
+            if self._standing.remove(stream_id, partition):
+                self._epochs.forget(stream_id)
             return
         try:
             status = STREAM_STATUS.decode(value)
@@ -175,6 +202,7 @@ class Fence:
         elif not is_plausible_now(status.epoch):
             self._skip(message, "EPOCH_IMPLAUSIBLE")
         else:
+            self._standing.note(status.stream_id, partition)
             self._epochs.learn(status.stream_id, status.epoch)
 
     def _skip(self, message: Message, reason: str) -> None:

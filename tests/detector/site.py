@@ -131,12 +131,15 @@ class Site:
     def flush(self) -> None:
         assert self.producer.flush(10) == 0
 
-    def claim(self, stream_id: str, epoch: int, key: bytes | None = None) -> None:
+    def claim(
+        self, stream_id: str, epoch: int, key: bytes | None = None, partition: int = -1
+    ) -> None:
         """What an owner does before its first frame; under another key, what none does."""
         status = StreamStatus(
             stream_id=stream_id, status=Status.STARTING, since=now(), owner="o", epoch=epoch
         )
-        self.put(STREAM_STATUS, key or STREAM_STATUS.key(status), STREAM_STATUS.encode(status))
+        value = STREAM_STATUS.encode(status)
+        self.put(STREAM_STATUS, key or STREAM_STATUS.key(status), value, partition=partition)
         self.flush()
 
     def records(self, stream_id: str) -> list[DetectionRecord]:

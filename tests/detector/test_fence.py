@@ -6,7 +6,7 @@ from confluent_kafka import KafkaError, KafkaException
 from typing_extensions import override
 
 from schemas.topics import STREAM_STATUS
-from services.detector.fence import Epochs, Fence
+from services.detector.fence import Epochs, Fence, Standing
 from tests.detector.fake_ai import FakeAI
 from tests.detector.site import Site, a_stream, eventually
 
@@ -84,6 +84,33 @@ def test_poison_in_the_topic_is_passed_over_and_a_tombstone_forgets_its_stream(s
     site.put(STREAM_STATUS, stream.encode(), None)
     site.flush()
     eventually(lambda: not epochs.fences(stream, 6))
+
+
+def test_a_stream_that_moved_keeps_its_fence_when_its_old_slot_says_no_more(site, fence):
+    fence, epochs = fence
+    stream, after = a_stream(), a_stream()
+    site.claim(stream, 7, partition=0)
+    site.claim(stream, 8, partition=1)
+    fence.catch_up().result(10)
+    site.put(STREAM_STATUS, stream.encode(), None, partition=0)
+    site.claim(after, 7, partition=0)
+    fence.catch_up().result(10)
+    assert epochs.fences(after, 6)
+    assert epochs.fences(stream, 7)
+    site.put(STREAM_STATUS, stream.encode(), None, partition=1)
+    site.flush()
+    eventually(lambda: not epochs.fences(stream, 7))
+
+
+def test_of_no_more_streams_than_allowed_it_is_known_where_they_are_said_of():
+    standing = Standing(most_streams=10)
+    for stream in range(100):
+        standing.note(str(stream), 0)
+        standing.note(str(stream), 1)
+    assert len(standing._partitions) == 10
+    assert not standing.remove("99", 0)
+    assert standing.remove("99", 1)
+    assert standing.remove("0", 0)
 
 
 class Slow(Fence):
