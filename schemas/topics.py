@@ -69,6 +69,10 @@ PRODUCER_OF_FACTS: dict[str, Any] = PRODUCER | {
 }
 
 
+MOVED_TO = "movedto"
+"""Header of a tombstone in a slots topic: the stream is not gone, it lives on in that slot."""
+
+
 class DecodeError(ValueError):
     """These bytes are not the message this topic carries; `reason` is a stable code."""
 

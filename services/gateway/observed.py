@@ -10,7 +10,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from datetime import datetime
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 from msgspec import Struct
 
@@ -21,6 +21,7 @@ T = TypeVar("T")
 
 WINDOW_S = 30.0  # of what is measured
 RECORDS_KEPT = 512  # of one stream
+PARTITIONS_KEPT = 4  # of one stream's statuses; while it moves, two speak of it
 STREAMS_KEPT = 20_000  # of each kind; who was silent longest is forgotten first
 
 
@@ -41,11 +42,11 @@ class _Sample(NamedTuple):
     lag_ms: float
 
 
-class _Placed(NamedTuple, Generic[T]):
+class _Placed(NamedTuple):
     """A stream may move to another slot, and then its old partition's tombstone says nothing."""
 
     partition: int
-    value: T
+    spec: StreamSpec
 
 
 class Observed:
@@ -56,11 +57,11 @@ class Observed:
         self.watermark = now()  # what was appended before it has been seen here
         self.instances = Instances(monotonic)
         self.slots = 0  # the partitions of streams.v1; 0: not known yet
-        self._statuses: OrderedDict[str, _Placed[StreamStatus]] = OrderedDict()
+        self._statuses: OrderedDict[str, dict[int, StreamStatus]] = OrderedDict()
         self._heartbeats: OrderedDict[str, tuple[float, Heartbeat]] = OrderedDict()
         self._samples: OrderedDict[str, deque[_Sample]] = OrderedDict()
         self._last: OrderedDict[str, tuple[int, int]] = OrderedDict()
-        self._desired: OrderedDict[str, _Placed[StreamSpec]] = OrderedDict()
+        self._desired: OrderedDict[str, _Placed] = OrderedDict()
 
     @property
     def ready(self) -> bool:
@@ -68,23 +69,37 @@ class Observed:
         return self._ready.is_set()
 
     def status(self, stream_id: str) -> StreamStatus | None:
+        """What the slot says in which the stream is wanted; while that says nothing, what was said
+        last in another."""
         with self._lock:
-            placed = self._statuses.get(stream_id)
-        return placed.value if placed else None
+            return self._status(stream_id)
+
+    def status_in(self, slot: int, stream_id: str) -> StreamStatus | None:
+        """What this slot says of it, whether the stream is wanted there or was."""
+        with self._lock:
+            return self._statuses.get(stream_id, {}).get(slot)
 
     def statuses(self) -> list[StreamStatus]:
         with self._lock:
-            return [placed.value for placed in self._statuses.values()]
+            found = [self._status(stream_id) for stream_id in self._statuses]
+        return [status for status in found if status is not None]
+
+    def _status(self, stream_id: str) -> StreamStatus | None:
+        said = self._statuses.get(stream_id, {})
+        wanted = self._desired.get(stream_id)
+        if wanted is not None and wanted.partition in said:
+            return said[wanted.partition]
+        return next(reversed(said.values()), None)
 
     def spec(self, stream_id: str) -> StreamSpec | None:
         with self._lock:
             placed = self._desired.get(stream_id)
-        return placed.value if placed else None
+        return placed.spec if placed else None
 
     def specs(self) -> list[StreamSpec]:
         """Of the streams that exist, as last published."""
         with self._lock:
-            return [placed.value for placed in self._desired.values()]
+            return [placed.spec for placed in self._desired.values()]
 
     def heartbeat(self, stream_id: str) -> Heartbeat | None:
         with self._lock:
@@ -121,27 +136,36 @@ class Observed:
 
     def note_status(self, partition: int, status: StreamStatus) -> None:
         with self._lock:
-            _put(self._statuses, status.stream_id, _Placed(partition, status))
+            said = self._statuses.get(status.stream_id, {})
+            said.pop(partition, None)
+            if len(said) >= PARTITIONS_KEPT:
+                del said[next(iter(said))]
+            _put(self._statuses, status.stream_id, {**said, partition: status})
 
     def forget_status(self, partition: int, stream_id: str) -> bool:
         """True when nothing more is known of the stream."""
         with self._lock:
-            gone = _remove(self._statuses, partition, stream_id)
-            if gone:
-                for kept in (self._heartbeats, self._samples, self._last):
-                    kept.pop(stream_id, None)
-            return gone
+            said = self._statuses.get(stream_id, {})
+            if said.pop(partition, None) is None or said:
+                return False
+            for kept in (self._statuses, self._heartbeats, self._samples, self._last):
+                kept.pop(stream_id, None)
+            return True
 
     def note_spec(self, partition: int, spec: StreamSpec) -> None:
         with self._lock:
             known = self._desired.get(spec.stream_id)
-            if known is None or spec.generation >= known.value.generation:
+            if known is None or spec.generation >= known.spec.generation:
                 _put(self._desired, spec.stream_id, _Placed(partition, spec))
 
     def forget_spec(self, partition: int, stream_id: str) -> bool:
         """True when the stream is gone, and did not only move to another slot."""
         with self._lock:
-            return _remove(self._desired, partition, stream_id)
+            known = self._desired.get(stream_id)
+            if known is None or known.partition != partition:
+                return False
+            del self._desired[stream_id]
+            return True
 
     def note_heartbeat(self, heartbeat: Heartbeat) -> None:
         age = max(0.0, (now() - heartbeat.at).total_seconds())
@@ -174,14 +198,6 @@ def _put(kept: OrderedDict[str, T], stream_id: str, value: T) -> None:
     kept.move_to_end(stream_id)
     if len(kept) > STREAMS_KEPT:
         kept.popitem(last=False)
-
-
-def _remove(kept: OrderedDict[str, _Placed[T]], partition: int, stream_id: str) -> bool:
-    placed = kept.get(stream_id)
-    if placed is None or placed.partition != partition:
-        return False
-    del kept[stream_id]
-    return True
 
 
 def _lag_ms(record: DetectionRecord) -> float:

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from schemas.messages import Outcome, Status, now
-from services.gateway.observed import RECORDS_KEPT, STREAMS_KEPT, Observed
+from services.gateway.observed import PARTITIONS_KEPT, RECORDS_KEPT, STREAMS_KEPT, Observed
 from tests.gateway.clock import Clock
 from tests.gateway.messages import DOOR, YARD, a_heartbeat, a_record, a_spec, a_status
 
@@ -26,6 +26,33 @@ def test_a_tombstone_in_the_slot_that_a_stream_left_says_nothing() -> None:
     assert observed.spec(DOOR) == a_spec(generation=2)
     assert observed.forget_spec(3, DOOR)
     assert observed.specs() == []
+
+
+def test_the_status_that_counts_is_that_of_the_slot_where_the_stream_is_wanted() -> None:
+    observed = Observed()
+    observed.note_spec(0, a_spec(generation=1))
+    observed.note_status(0, a_status(status=Status.STOPPED))
+    observed.note_spec(3, a_spec(generation=3))
+    assert observed.status(DOOR) == a_status(status=Status.STOPPED)  # nobody has said more yet
+    observed.note_status(3, a_status(epoch=2))
+    observed.note_status(0, a_status(status=Status.STOPPED, attempt=1))  # said again, late
+    assert observed.status(DOOR) == a_status(epoch=2)
+    assert observed.statuses() == [a_status(epoch=2)]
+    assert observed.status_in(0, DOOR) == a_status(status=Status.STOPPED, attempt=1)
+    observed.note_heartbeat(a_heartbeat(at=now()))
+    assert not observed.forget_status(0, DOOR)
+    assert observed.heartbeat(DOOR)
+    assert observed.status(DOOR) == a_status(epoch=2)
+    assert observed.forget_status(3, DOOR)
+    assert not observed.heartbeat(DOOR)
+
+
+def test_of_one_stream_no_more_partitions_are_kept_than_so_many() -> None:
+    observed = Observed()
+    for partition in range(PARTITIONS_KEPT * 2):
+        observed.note_status(partition, a_status(epoch=partition))
+    kept = [observed.status_in(partition, DOOR) for partition in range(PARTITIONS_KEPT * 2)]
+    assert [status is not None for status in kept] == [False] * 4 + [True] * 4
 
 
 def test_an_older_spec_from_the_slot_that_a_stream_left_is_ignored() -> None:

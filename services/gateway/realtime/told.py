@@ -16,6 +16,7 @@ from schemas.topics import (
     EVENTS,
     HEARTBEATS,
     INSTANCES,
+    MOVED_TO,
     STREAM_STATUS,
     STREAMS,
     DecodeError,
@@ -31,6 +32,7 @@ from services.gateway.realtime.news import (
     status_data,
 )
 from services.gateway.tail import Hole
+from services.process.kafka import headers_of
 
 log = structlog.get_logger()
 
@@ -81,7 +83,11 @@ class Told:
         if value is None:
             stream_id = _key(message)
             gone = self._observed.forget_spec(partition, stream_id)
-            return self._deleted(stream_id, message, cursor) if gone else None
+            return (
+                self._deleted(stream_id, message, cursor)
+                if gone and not _has_moved(message)
+                else None
+            )
         spec = STREAMS.decode(value)
         if (spec.slot, STREAMS.key(spec)) != (partition, message.key()):
             raise DecodeError("MISPLACED", "a spec of another stream or slot")
@@ -100,8 +106,8 @@ class Told:
             return self._changed(status.stream_id, message, cursor)
         stream_id = _key(message)
         gone = self._observed.forget_status(partition, stream_id)
-        exists = self._observed.spec(stream_id) is not None
-        return self._deleted(stream_id, message, cursor) if gone and not exists else None
+        lives_on = self._observed.spec(stream_id) is not None or _has_moved(message)
+        return self._deleted(stream_id, message, cursor) if gone and not lives_on else None
 
     def _changed(self, stream_id: str, message: Message, cursor: str) -> News | None:
         status = self._observed.status(stream_id)
@@ -157,6 +163,11 @@ def _key(message: Message) -> str:
     if not key:
         raise DecodeError("EMPTY", "a tombstone without a key")
     return key.decode(errors="replace") if isinstance(key, bytes) else key
+
+
+def _has_moved(tombstone: Message) -> bool:
+    """The stream lives on in another slot, which may not have been read yet."""
+    return any(name == MOVED_TO for name, _ in headers_of(tombstone))
 
 
 def _appended(message: Message) -> datetime:
