@@ -21,6 +21,7 @@ from services.gateway.realtime.news import News
 from services.gateway.realtime.replay import Replays
 from services.gateway.realtime.sockets import WEBSOCKETS
 from services.gateway.reconciler.bury import Burial
+from services.gateway.reconciler.move import Moves
 from services.gateway.reconciler.reconcile import Reconciler
 from services.gateway.reconciler.specs import Specs
 from services.gateway.routes.page import page
@@ -65,6 +66,7 @@ def main() -> None:
         settings.database_url.get_secret_value(),
         lambda: Specs(kafka, prefix, f"sightlog/gateway/{instance}"),
         Burial(observed, snapshots.remove),
+        Moves(observed),
     )
     parts = Parts(
         database=Database(settings.database_url.get_secret_value()),

@@ -156,6 +156,20 @@ def everything(connection: Connection) -> Sequence[StreamRow]:
     return _rows(connection, select(*_COLUMNS))
 
 
+def begin_move(connection: Connection, row: StreamRow, slot: int) -> bool:
+    """One generation on it is to stop in its slot, two on to be in the other. False: it was changed
+    meanwhile."""
+    unchanged = (streams.c.id == row.id) & (streams.c.generation == row.generation)
+    at_home = streams.c.old_slot.is_(None) & streams.c.deleted_at.is_(None)
+    values = {"slot": slot, "old_slot": row.slot, "generation": row.generation + 2}
+    return connection.execute(update(streams).where(unchanged, at_home).values(values)).rowcount > 0
+
+
+def end_move(connection: Connection, row: StreamRow) -> None:
+    here = (streams.c.slot == row.slot) & (streams.c.old_slot == row.old_slot)
+    connection.execute(update(streams).where(streams.c.id == row.id, here).values(old_slot=None))
+
+
 def pass_generation(connection: Connection, id: str, generation: int) -> None:
     """To the one after, unless the stream is already there."""
     behind = (streams.c.id == id) & (streams.c.generation <= generation)

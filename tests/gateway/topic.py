@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 
 from schemas.messages import StreamSpec, StreamStatus
 from schemas.topics import STREAM_STATUS, STREAMS, DecodeError
@@ -13,7 +13,14 @@ Place = tuple[int, str]
 
 def messages(kafka: str, prefix: str) -> list[tuple[int, str, bytes | None]]:
     """All of them, as (partition, key, value), in order per partition."""
-    topic = STREAMS.named(prefix)
+    return [
+        (each.partition() or 0, (each.key() or b"").decode(), each.value())
+        for each in all_of(kafka, STREAMS.named(prefix))
+    ]
+
+
+def all_of(kafka: str, topic: str) -> list[Message]:
+    """In order per partition."""
     consumer = Consumer({"bootstrap.servers": kafka, "group.id": "unused"})
     try:
         left = _ends(consumer, topic)
@@ -23,8 +30,8 @@ def messages(kafka: str, prefix: str) -> list[tuple[int, str, bytes | None]]:
             message = consumer.poll(5)
             assert message is not None
             assert message.error() is None
+            found.append(message)
             partition, offset = message.partition() or 0, message.offset() or 0
-            found.append((partition, (message.key() or b"").decode(), message.value()))
             if offset + 1 == left.get(partition):
                 del left[partition]
         return found

@@ -1,1 +1,2 @@
-"""The streams table -> reconcile -> specs -> streams.v1; bury: what was deleted and has ended."""
+"""The streams table -> reconcile -> specs -> streams.v1; bury: what was deleted and has ended;
+move: what finds no room where it is."""

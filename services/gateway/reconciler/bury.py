@@ -11,11 +11,12 @@ from datetime import datetime, timedelta
 import structlog
 from sqlalchemy import Connection, delete
 
-from schemas.messages import Status, StreamStatus, now
+from schemas.messages import StreamStatus, now
 from schemas.tables import heartbeats, outcomes, status_history, statuses
 from schemas.topics import DETECTIONS, HEARTBEATS, SNAPSHOTS
 from services.gateway.detections import remove
 from services.gateway.observed import Observed
+from services.gateway.reconciler.move import is_at_rest
 from services.gateway.reconciler.specs import Specs
 from services.gateway.snapshots import StoreAway
 from services.gateway.streams import StreamRow, forget
@@ -46,10 +47,6 @@ def is_over(row: StreamRow, seen: StreamStatus | None, said: Collection[str], at
     return is_at_rest(seen) or deleted_for > NO_OWNER_AFTER
 
 
-def is_at_rest(seen: StreamStatus) -> bool:
-    return seen.status is Status.STOPPED or seen.owner is None
-
-
 class Burial:
     def __init__(self, observed: Observed, remove_pictures: Callable[[str, int], int]) -> None:
         """`remove_pictures(stream_id, at_most)` answers how many it removed."""
@@ -65,7 +62,7 @@ class Burial:
         kept = {row.id for row in deleted}
         self._sweep_at = {id: due for id, due in self._sweep_at.items() if id in kept}
         said, at = {stream_id for _, stream_id in specs.said}, now()
-        over = [row for row in deleted if is_over(row, self._observed.status(row.id), said, at)]
+        over = [row for row in deleted if self._is_over(row, said, at)]
         due = [row for row in over if not row.purge or self._sweep_at.get(row.id, at) <= at]
         try:
             unpurged = [row for row in due if row.purge and not self._purged(connection, row.id)]
@@ -77,9 +74,18 @@ class Burial:
                 self._forget(connection, specs, row, at)
         return bool(unpurged)
 
+    def _is_over(self, row: StreamRow, said: Collection[str], at: datetime) -> bool:
+        """In both slots, where it was on its way from one to another."""
+        seen = [self._observed.status(row.id)]
+        if row.old_slot is not None:
+            slots = row.slot, row.old_slot
+            seen = [self._observed.status_in(slot, row.id) for slot in slots]
+        return all(is_over(row, status, said, at) for status in seen)
+
     def _forget(self, connection: Connection, specs: Specs, row: StreamRow, at: datetime) -> None:
-        if row.slot < specs.slots:
-            specs.forget_status((row.slot, row.id))
+        for slot in (row.slot, row.old_slot):
+            if slot is not None and slot < specs.slots:
+                specs.forget_status((slot, row.id))
         if not specs.delivered(DELIVERED_WITHIN_S):
             return
         for table in (statuses, heartbeats, *(OF_THE_PURGED if row.purge else ())):

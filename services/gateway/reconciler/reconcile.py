@@ -22,6 +22,7 @@ from sqlalchemy.pool import NullPool
 from schemas.messages import StreamSpec
 from schemas.tables import engine_url
 from services.gateway.reconciler.bury import Burial
+from services.gateway.reconciler.move import Moves, reached, wanted
 from services.gateway.reconciler.specs import Place, Specs, TopicRebuilt
 from services.gateway.streams import StreamRow, everything, pass_generation
 from services.gateway.tail import TailStuck
@@ -49,31 +50,34 @@ Difference = tuple[Place, StreamSpec | None]
 
 
 def differences(
-    rows: Iterable[StreamRow], said: Mapping[Place, StreamSpec | None]
+    rows: Iterable[StreamRow],
+    said: Mapping[Place, StreamSpec | None],
+    left: Collection[str] = (),
 ) -> Iterator[Difference]:
     """What must be said so that each stream has its spec in its slot, and nothing anywhere else.
+    `left`: of those that move, who has left its old slot.
 
     A generation that no row could ever pass (it is forged) is deleted first: after that, readers
     take any.
     """
-    wanted: dict[Place, StreamSpec] = {
-        (row.slot, row.id): row.spec for row in rows if row.deleted_at is None
-    }
-    for place, spec in wanted.items():
+    specs = dict(wanted(row, left) for row in rows if row.deleted_at is None)
+    for place, spec in specs.items():
         known = said.get(place)
         if known is not None and known.generation >= max(LAST_GENERATION, spec.generation + 1):
             yield place, None
         if known != spec:
             yield place, spec
     for place in said:
-        if place not in wanted:
+        if place not in specs:
             yield place, None
 
 
 class Reconciler:
     """A thread."""
 
-    def __init__(self, database_url: str, specs: Callable[[], Specs], burial: Burial) -> None:
+    def __init__(
+        self, database_url: str, specs: Callable[[], Specs], burial: Burial, moves: Moves
+    ) -> None:
         """`specs` reads the topic anew for each time that this gateway is elected."""
         self._engine = create_engine(
             engine_url(database_url),
@@ -89,6 +93,7 @@ class Reconciler:
         )
         self._specs = specs
         self._burial = burial
+        self._moves = moves
         self._astray: Set[str] = frozenset()
         self._stop = threading.Event()
         self._nudged = threading.Event()
@@ -145,17 +150,21 @@ class Reconciler:
     def _agree(self, connection: Connection, specs: Specs) -> bool:
         """True: there is more to do at once."""
         rows = self._overtaking(connection, everything(connection), specs)
-        found = list(differences(self._placed(rows, specs.slots), specs.said))
+        left = self._moves.left(rows, specs)
+        found = list(differences(self._placed(rows, specs.slots), specs.said, left))
+        homes = {row.id: row.slot for row in rows if row.deleted_at is None}
         for place, spec in found:
             crash_point("reconciler.before_publish")
-            specs.say(place, spec)
+            specs.say(place, spec, homes.get(place[1]))
         if found:
             self._await_delivery(connection, specs)
             crash_point("reconciler.after_publish")
             SAID.inc(len(found))
             log.info("specs.published", specs=len(found))
+        self._moves.end(connection, rows, specs)
+        begun = self._moves.begin(connection, rows, specs.slots)
         deleted = [row for row in rows if row.deleted_at is not None]
-        return self._burial.bury(connection, specs, deleted)
+        return self._burial.bury(connection, specs, deleted) or begun
 
     def _overtaking(
         self, connection: Connection, rows: Sequence[StreamRow], specs: Specs
@@ -164,10 +173,10 @@ class Reconciler:
         (a forged spec, a database brought back from a copy), the row goes past it."""
         passed = 0
         for row in rows:
-            said = specs.said.get((row.slot, row.id))
-            if said is not None and row.generation < said.generation < LAST_GENERATION:
-                pass_generation(connection, row.id, said.generation)
-                log.warning("stream.overtaken", stream=row.id, generation=said.generation)
+            ahead = reached(row, specs.said)
+            if row.generation < ahead < LAST_GENERATION:
+                pass_generation(connection, row.id, ahead)
+                log.warning("stream.overtaken", stream=row.id, generation=ahead)
                 passed += 1
         return everything(connection) if passed else rows
 

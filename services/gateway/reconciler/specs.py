@@ -7,7 +7,14 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
 from schemas.messages import StreamSpec
-from schemas.topics import PRODUCER_OF_FACTS, STREAM_STATUS, STREAMS, DecodeError, Header
+from schemas.topics import (
+    MOVED_TO,
+    PRODUCER_OF_FACTS,
+    STREAM_STATUS,
+    STREAMS,
+    DecodeError,
+    Header,
+)
 from services.gateway.tail import Hole, Start, Tail
 from services.process.trace import new_traceparent
 
@@ -70,17 +77,17 @@ class Specs:
                 return
         self.said[place] = None
 
-    def say(self, place: Place, spec: StreamSpec | None) -> None:
-        """None: a tombstone. `delivered` tells when the broker has it."""
+    def say(self, place: Place, spec: StreamSpec | None, home: int | None = None) -> None:
+        """None: a tombstone; `home` is the slot in which the stream lives on. `delivered` tells
+        when the broker has it."""
         if spec is None:
-            self._produce(self._topic, place, None, [("traceparent", new_traceparent().encode())])
+            self._produce(self._topic, place, None, _end(home))
         else:
             headers = STREAMS.headers(spec, self._source, new_traceparent())
             self._produce(self._topic, place, STREAMS.encode(spec), headers)
 
-    def forget_status(self, place: Place) -> None:
-        headers = [("traceparent", new_traceparent().encode())]
-        self._produce(self._statuses, place, None, headers)
+    def forget_status(self, place: Place, home: int | None = None) -> None:
+        self._produce(self._statuses, place, None, _end(home))
 
     def _produce(
         self, topic: str, place: Place, value: bytes | None, headers: Sequence[Header]
@@ -104,3 +111,9 @@ class Specs:
     def delivered(self, within_s: float) -> bool:
         """Whether all that was said is acknowledged. Raises KafkaException."""
         return not self._producer.flush(within_s)
+
+
+def _end(home: int | None) -> list[Header]:
+    """A tombstone's headers."""
+    moved = [] if home is None else [(MOVED_TO, str(home).encode())]
+    return [("traceparent", new_traceparent().encode()), *moved]

@@ -24,6 +24,7 @@ from services.gateway.reconciler.bury import (
     is_over,
     next_sweep,
 )
+from services.gateway.reconciler.move import Moves
 from services.gateway.reconciler.reconcile import (
     LAST_GENERATION,
     LET_GO,
@@ -100,7 +101,7 @@ def snapshots(tmp_path_factory: pytest.TempPathFactory) -> Snapshots:
 def make_reconciler(database_url, kafka, topic_prefix, observed, snapshots):
     specs = partial(Specs, {"bootstrap.servers": kafka}, topic_prefix, "sightlog/gateway/test")
     burial = Burial(observed, snapshots.remove)
-    return lambda: Reconciler(database_url, specs, burial)
+    return lambda: Reconciler(database_url, specs, burial, Moves(observed))
 
 
 @pytest.fixture
