@@ -1,6 +1,8 @@
 """Every partition of some topics, read from where it is told and never committed.
 
 Outlives the broker's absence, finds new partitions, and knows how far it has come: its watermark.
+A topic that was deleted and made anew is read from its beginning: by its length alone, one that has
+grown meanwhile is not told from the old one.
 """
 
 import enum
@@ -11,9 +13,17 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.admin._topic import TopicDescription
 
 from services.gateway.offsets import (
     ANSWER_WITHIN_S,
@@ -31,7 +41,7 @@ log = structlog.get_logger()
 
 MESSAGES_AT_ONCE = 100
 WAIT_S = 0.2
-LOOK_EVERY_S = 5.0  # for new partitions
+LOOK_EVERY_S = 2.0  # for new partitions, and new topics of an old name
 LOOK_AGAIN_S = 1.0  # where not all topics were there yet
 MARK_EVERY_S = 1.0
 MARK_AGAIN_S = 10.0  # so that an old answer is no proof that the broker is there
@@ -47,7 +57,7 @@ class Start(enum.Enum):
 
 @dataclass(frozen=True)
 class Hole:
-    """Messages of a partition that retention took away before they were read."""
+    """Messages of a partition that are gone, read or not: by retention, or with their topic."""
 
     topic: str
     partition: int
@@ -94,7 +104,9 @@ class Tail:
         )
         self._positions: dict[Partition, int] = {}
         self._known: set[str] = set()  # topics that have been looked at
-        self._emptied: set[Partition] = set()  # by retention, to be read from their new beginning
+        self._emptied: set[Partition] = set()  # to be read from their new beginning
+        self._ids: dict[str, str] = {}  # of topics that have been looked at
+        self._rebuilt: list[Hole] = []
         self._look_at = 0.0
         self._mark: _Mark | None = None
         self._mark_at = 0.0
@@ -123,12 +135,13 @@ class Tail:
             self._admin = AdminClient(self._admin_config)  # an old one may keep a dead broker
             self._moved_at = time.monotonic()  # who can't ask can't read either
             self._refused(error)
-        first = self._consumer.poll(WAIT_S)
+        holes, self._rebuilt = self._rebuilt, []
+        first = self._consumer.poll(0 if holes else WAIT_S)
         if first is None:
-            return []
+            return [*holes]
         rest = self._consumer.consume(MESSAGES_AT_ONCE - 1, 0)
         accepted = (self._accepted(message) for message in (first, *rest))
-        return [found for found in accepted if found is not None]  # a tombstone is falsy
+        return [*holes, *(found for found in accepted if found is not None)]  # a tombstone is falsy
 
     def _accepted(self, message: Message) -> Message | Hole | None:
         error = message.error()
@@ -156,16 +169,44 @@ class Tail:
 
     def _look_for_partitions(self) -> None:
         self._look_at = time.monotonic() + LOOK_AGAIN_S
-        topics = self._consumer.list_topics(timeout=ANSWER_WITHIN_S).topics
+        topics = self._described()
         for name, start in self._starts.items():
-            if name not in topics or not topics[name].partitions:
+            if name not in topics:
                 self._known.add(name)  # when it is made, its first message is news
                 continue
-            new = [(name, p) for p in topics[name].partitions if (name, p) not in self._positions]
+            there = {(name, partition.id) for partition in topics[name].partitions}
+            self._note_id(name, str(topics[name].topic_id), there)
+            new = [at for at in there if at not in self._positions]
             self._begin(new, Start.BEGINNING if name in self._known else start)
             self._known.add(name)
         if self._starts.keys() <= {topic for topic, _ in self._positions}:
             self._look_at = time.monotonic() + LOOK_EVERY_S
+
+    def _described(self) -> dict[str, TopicDescription]:
+        """Those that there are. Raises KafkaException."""
+        names = TopicCollection([*self._starts])
+        asked = self._admin.describe_topics(names, request_timeout=ANSWER_WITHIN_S)
+        found = {}
+        for name, future in asked.items():
+            try:
+                found[name] = future.result()
+            except KafkaException as error:
+                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:
+                    raise
+        return found
+
+    def _note_id(self, name: str, id: str, there: set[Partition]) -> None:
+        if self._ids.setdefault(name, id) == id:
+            return
+        self._ids[name] = id
+        before = {at for at in self._positions if at[0] == name}
+        self._consumer.incremental_unassign([TopicPartition(*at) for at in before - there])
+        for at in before - there:
+            del self._positions[at]
+        self._mark = None  # of ends that mean nothing any more
+        self._emptied |= before & there
+        self._rebuilt += [Hole(*at) for at in before & there]
+        log.warning("topic.rebuilt", topic=name)
 
     def _begin(self, partitions: list[Partition], start: Start) -> None:
         if not partitions:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import Message, Producer, TopicPartition
@@ -14,12 +15,13 @@ from deploy.local.fetch import cache_folder, fetch_jars, read_lock
 from deploy.local.kafka import Broker
 from deploy.local.parts import start
 from deploy.local.ports import Ports
-from schemas.provision import provision
+from schemas.provision import Size, provision
 from schemas.topics import EVENTS
 from services.gateway.tail import Hole, Start, Tail, TailStuck
 from services.process.kafka import client_config
 from services.process.settings import KafkaSettings
 from tests.conftest import FEW_PARTITIONS, IN_CONTAINERS
+from tests.gateway.topic import wait_until
 
 START_TIMEOUT_S = 60.0
 
@@ -115,6 +117,41 @@ def test_what_retention_took_away_is_a_hole_and_not_silence(
     found = read_until(tail, values)
     assert Hole(name, 0) in found
     assert values(found) == [b"3"]
+
+
+def test_a_topic_made_anew_is_read_from_its_beginning_although_it_has_grown_longer(
+    kafka: str, topic_prefix: str
+) -> None:
+    prefix = f"anew-{topic_prefix}"
+    config = {"bootstrap.servers": kafka}
+    provision(config, prefix, FEW_PARTITIONS)
+    name = EVENTS.named(prefix)
+    tail = Tail(config, {name: Start.BEGINNING})
+    tell(config, name, b"old")
+    assert values(read_until(tail, values)) == [b"old"]
+    make_anew(config, prefix, name, Size(data=2, slots=4))
+    for value in (b"1", b"2", b"3"):
+        tell(config, name, value)
+    found = read_until(tail, lambda found: values(found)[-3:] == [b"1", b"2", b"3"])
+    assert Hole(name, 0) in found
+    assert tail.partitions_of(name) == 2
+    stood = tail.watermark
+    read_until(tail, lambda _: tail.watermark > stood)
+    tail.close()
+
+
+def tell(config: dict[str, Any], name: str, value: bytes) -> None:
+    producer = Producer(config)
+    producer.produce(name, value, partition=0)
+    assert producer.flush(20) == 0
+
+
+def make_anew(config: dict[str, Any], prefix: str, name: str, size: Size) -> None:
+    """Smaller, too."""
+    admin = AdminClient(config)  # the future needs it
+    admin.delete_topics([name])[name].result(10)
+    wait_until(lambda: name not in AdminClient(config).list_topics(timeout=10).topics)
+    provision(config, prefix, size)
 
 
 def test_a_watermark_is_a_time_before_which_nothing_is_left_to_read(
