@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from schemas.messages import Reason, Status, StreamStatus
 from services.ingestor import statuses
+from services.ingestor.settings import Settings
 from services.ingestor.statuses import Attempt, is_news, retry_wait_s
 
 AT = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
@@ -24,10 +25,22 @@ def test_the_wait_doubles_from_the_base_to_the_cap():
     assert waits == [2, 4, 8, 16, 32, 60, 60, 60]
 
 
-@given(st.integers(1, 10_000), st.floats(0, 1))
-def test_the_wait_is_jittered_over_its_whole_length_and_never_above_the_cap(attempt, chance):
-    assert 0 <= retry_wait_s(Reason.TIMEOUT, attempt, 2, 60, chance) <= 60
-    assert retry_wait_s(Reason.TIMEOUT, attempt, 2, 60, 0) == 0
+USUAL = sorted(set(Reason) - {Reason.AUTH_FAILED, Reason.DECODER_CRASHED})
+
+
+@given(st.sampled_from(USUAL), st.integers(1, 10_000), st.floats(0, 1))
+def test_the_wait_is_jittered_over_its_whole_length_and_never_above_the_cap(
+    reason, attempt, chance
+):
+    wait_s = retry_wait_s(reason, attempt, 2, 60, chance)
+    assert wait_s == chance * retry_wait_s(reason, attempt, 2, 60, 1.0)
+    assert 0 <= wait_s <= 60
+    assert retry_wait_s(reason, attempt, 2, 60, 0) == 0
+
+
+def test_the_first_wait_is_two_seconds_and_the_longest_a_minute_unless_set_otherwise():
+    usual = {name: Settings.model_fields[name].default for name in ("retry_base_s", "retry_cap_s")}
+    assert usual == {"retry_base_s": 2, "retry_cap_s": 60}
 
 
 def test_a_wrong_password_is_tried_seldom_lest_the_account_be_locked():
