@@ -48,6 +48,7 @@ from services.process.redact import hide
 
 LARGEST_JPEG = 1_900_000  # bytes; with its headers it must fit into LARGEST_MESSAGE
 COUNT_EVERY_S = 1.0
+HUNG_UP = "it closed the connection"  # as it does where it has too many viewers
 
 
 def main(link: socket.socket) -> NoReturn:
@@ -130,9 +131,11 @@ def relayed(location: RtspSource, verifies: bool) -> Iterator[Source]:
         try:
             with rtsp(location.through(way.port)) as source:
                 yield source
-        except CaptureFailed:
+        except CaptureFailed as failure:
             if way.was_redirected:
                 raise Forbidden("It redirects to another address") from None
+            if way.was_hung_up and failure.reason is Reason.NO_VIDEO:
+                raise CaptureFailed(Reason.UNREACHABLE, HUNG_UP) from None
             raise
 
 

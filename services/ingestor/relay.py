@@ -94,9 +94,9 @@ def _secured(plain: socket.socket, place: Place) -> socket.socket:
     except ssl.SSLCertVerificationError as error:
         plain.close()
         raise NotReached(Reason.TLS, error.verify_message) from None
-    except TimeoutError:
+    except TimeoutError:  # a camera that speaks none waits for the end of a line
         plain.close()
-        raise NotReached(Reason.TIMEOUT) from None
+        raise NotReached(Reason.TLS, "no answer to the handshake") from None
     except OSError as error:  # ssl.SSLError among them: no TLS is spoken there
         plain.close()
         raise NotReached(Reason.TLS, getattr(error, "reason", None) or error.strerror) from None
@@ -107,6 +107,8 @@ class Relay:
 
     def __init__(self, camera: socket.socket) -> None:
         self.was_redirected = False
+        self.was_hung_up = False  # by the camera, in the middle of the talk
+        self._is_taking_leave = False
         self._camera = camera
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=1)
         self._listener.settimeout(TALK_S)
@@ -141,6 +143,7 @@ class Relay:
 
     def _up(self, client: socket.socket) -> bool:
         said = client.recv(AT_ONCE)
+        self._is_taking_leave = not said or said.startswith(b"TEARDOWN")
         self._camera.sendall(said)
         return bool(said)
 
@@ -150,6 +153,7 @@ class Relay:
             said = self._heard()
             if said is None:
                 return True
+            self.was_hung_up = not said and not self._is_taking_leave
             if self._leads_away(said):
                 self.was_redirected = True
                 return False
@@ -165,6 +169,8 @@ class Relay:
             return self._camera.recv(AT_ONCE)
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError, BlockingIOError):
             return None
+        except OSError:  # a reset; TLS that ended without its own goodbye
+            return b""
         finally:
             self._camera.settimeout(TALK_S)
 
