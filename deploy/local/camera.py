@@ -4,12 +4,14 @@
 
 `cameras.json` is `{"cameras": [{"name": "door", "clip": "door.mp4"}]}` (see `Camera`) and is
 followed: cameras come, go and change while the others play on. SIGTERM ends it with status 0.
+With `--certificate PEM` they are served over TLS, at `rtsps://`.
 """
 
 import argparse
 import asyncio
 import contextlib
 import signal
+import ssl
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -125,7 +127,23 @@ async def follow(path: Path, seen: FileStamp, cameras: Cameras) -> None:
             log.warning("cameras.unreadable", error=str(error))
 
 
-async def serve(host: str, port: int, path: Path) -> None:
+class CertificateUnreadable(Exception):
+    """The file holds no certificate and its key."""
+
+
+def tls(certificate: Path | None) -> ssl.SSLContext | None:
+    """Raises CertificateUnreadable."""
+    if certificate is None:
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(certificate)
+    except OSError as error:
+        raise CertificateUnreadable(f"{certificate}: expected a certificate and its key") from error
+    return context
+
+
+async def serve(host: str, port: int, path: Path, secured: ssl.SSLContext | None) -> None:
     """Until SIGTERM or SIGINT. The port opens once all clips are read."""
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -133,7 +151,9 @@ async def serve(host: str, port: int, path: Path) -> None:
     cameras = Cameras(path.parent)
     seen = file_stamp(path)
     await cameras.become(read_cameras(path))
-    server = await asyncio.start_server(cameras.accept, host, port, backlog=PENDING_CONNECTIONS)
+    server = await asyncio.start_server(
+        cameras.accept, host, port, backlog=PENDING_CONNECTIONS, ssl=secured
+    )
     log.info("server.started", host=host, port=server.sockets[0].getsockname()[1])
     async with asyncio.TaskGroup() as tasks:
         following = tasks.create_task(follow(path, seen, cameras))
@@ -150,6 +170,9 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, required=True, help="0 picks a free one")
     parser.add_argument("--cameras", type=Path, required=True, help="the cameras file (JSON)")
+    parser.add_argument(
+        "--certificate", type=Path, help="PEM of a certificate and its key: serve over TLS"
+    )
     return parser.parse_args(arguments)
 
 
@@ -169,8 +192,9 @@ def main() -> int:
     arguments = parse_arguments()
     configure_logging()
     try:
-        asyncio.run(serve(arguments.host, arguments.port, arguments.cameras))
-    except CamerasUnreadable as error:
+        secured = tls(arguments.certificate)
+        asyncio.run(serve(arguments.host, arguments.port, arguments.cameras, secured))
+    except (CamerasUnreadable, CertificateUnreadable) as error:
         print(error, file=sys.stderr)
         return 2
     except OSError as error:

@@ -25,10 +25,10 @@ BIKES = str(MEDIA / "bikes.mp4")
 class CameraProcess:
     """Its log lines arrive in `log` as it writes them."""
 
-    def __init__(self, folder: Path, cameras: Sequence[Camera]):
+    def __init__(self, folder: Path, cameras: Sequence[Camera], *options: str):
         self.file = folder / "cameras.json"
         self.show(*cameras)
-        command = [sys.executable, "-m", "deploy.local.camera", "--port", "0"]
+        command = [sys.executable, "-m", "deploy.local.camera", "--port", "0", *options]
         self.process = subprocess.Popen(
             [*command, "--cameras", str(self.file)], stderr=subprocess.PIPE, text=True
         )
@@ -61,8 +61,8 @@ class CameraProcess:
 
 
 @contextmanager
-def running(folder: Path, *cameras: Camera) -> Iterator[CameraProcess]:
-    process = CameraProcess(folder, cameras)
+def running(folder: Path, *cameras: Camera, options: Sequence[str] = ()) -> Iterator[CameraProcess]:
+    process = CameraProcess(folder, cameras, *options)
     try:
         yield process
     finally:

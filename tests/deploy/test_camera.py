@@ -1,6 +1,8 @@
 """Simulated cameras, watched as the ingestor watches real ones: by PyAV."""
 
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +15,7 @@ import pytest
 
 from deploy.local.camera_list import Camera
 from deploy.local.rtsp_auth import digest_ha1
+from tests.certificate import write_certificate
 from tests.deploy.camera_process import BIKES, WALK, Client, awaited, running
 
 AWKWARD = "p@:/#?%ü$(x)"
@@ -210,3 +213,22 @@ def test_sigterm_ends_it_at_once_also_with_readers(folder):
         took_s = time.monotonic() - started
         print(f"ended after {took_s:.2f} s, bar 1 s")
         assert took_s < 4.0
+
+
+def test_it_is_served_over_tls_where_it_is_given_a_certificate(tmp_path):
+    pem = write_certificate(tmp_path / "camera.pem", "127.0.0.1")
+    with running(tmp_path, Camera("door", WALK), options=["--certificate", str(pem)]) as process:
+        url = f"rtsps://127.0.0.1:{process.port}/door"
+        with av.open(url, options=PROBE_NOTHING | {"rtsp_transport": "tcp"}) as container:
+            pictures = islice(container.decode(video=0), 5)
+            assert {picture.width for picture in pictures} == {768}
+
+
+def test_a_certificate_that_is_none_is_named(tmp_path):
+    command = [sys.executable, "-m", "deploy.local.camera", "--port", "0", "--cameras", "none.json"]
+    wrong = tmp_path / "camera.pem"
+    wrong.write_text("none")
+    command += ["--certificate", str(wrong)]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1)
+    assert str(wrong) in ended.stderr
