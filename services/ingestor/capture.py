@@ -192,13 +192,20 @@ class Source:
                 yield unit
 
     def _next(self, demux: Iterator[VideoPacket]) -> "VideoPacket | None":
-        """The next packet (the last one is empty, and flushes), or None at the end."""
+        """The next packet (the last one is empty, and flushes), or None at the end.
+
+        FFmpeg answers the first time-out with the picture that its parser still held.
+        """
+        began_s = time.monotonic()
         try:
-            return next(demux, None)
+            packet = next(demux, None)
         except (av.error.TimeoutError, av.error.ExitError):
             raise CaptureFailed(Reason.STALLED) from None
         except av.error.FFmpegError as error:
             raise _failure(error) from None
+        if self._is_live and time.monotonic() - began_s >= READ_TIMEOUT_S:
+            raise CaptureFailed(Reason.STALLED)
+        return packet
 
     def _arrived(self, pts_s: float | None) -> float:
         """When the packet of this picture came: the decoder may have held it back for a while."""
