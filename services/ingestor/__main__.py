@@ -104,7 +104,7 @@ def surroundings(settings: Settings, instance: str, outside: Outside) -> Surroun
         endpoint=settings.endpoint or f"http://{settings.http_host}:{settings.http_port}",
         newest=Newest(),
         room=Room(settings.capacity),
-        start=lambda: start(context, camera.main),
+        start=lambda: start(context, camera.main, settings.camera_memory_bytes),
         order=orders(settings, private_keys(keys.get_secret_value()) if keys else ()),
         send=outside.frames.send,
         say=outside.announcer.status,

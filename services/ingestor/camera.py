@@ -45,16 +45,19 @@ from services.ingestor.relay import NotReached, Place, relay
 from services.ingestor.stamp import MediaClock, WallClock, choose
 from services.process.logging import configure_logging
 from services.process.redact import hide
+from services.process.stop import exit_when_a_thread_dies
 
 LARGEST_JPEG = 1_900_000  # bytes; with its headers it must fit into LARGEST_MESSAGE
 COUNT_EVERY_S = 1.0
 HUNG_UP = "it closed the connection"  # as it does where it has too many viewers
+OUT_OF_MEMORY = "it needed more memory than INGESTOR_CAMERA_MEMORY_BYTES allows"
 
 
 def main(link: socket.socket) -> NoReturn:
     """Never returns into multiprocessing's shut-down, which would wait and clean up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; we are told
     configure_logging("camera", "WARNING")
+    exit_when_a_thread_dies()
     order = receive_down(link)
     if not isinstance(order, Order):
         os._exit(0)
@@ -103,6 +106,8 @@ def show(order: Order, controls: Controls, link: socket.socket) -> Ended | Faile
     except NotFound as error:
         missing = order.url.startswith("file:")
         return Failed(Reason.NOT_FOUND if missing else Reason.UNREACHABLE, str(error))
+    except MemoryError:  # a hostile picture, or a leak
+        return Failed(Reason.DECODER_CRASHED, OUT_OF_MEMORY)
     except Exception as error:  # noqa: BLE001 -- a traceback would print FFmpeg's url and password
         return Failed(Reason.DECODER_CRASHED, type(error).__name__)
 

@@ -26,6 +26,7 @@ LONGEST_GAP_S = 5.0  # between two pictures of a clip: a longer one is a fault o
 LATEST_S = 1.0  # behind its own time, a clip is shown late instead of in a hurry
 LONGEST_REORDERING = 64  # pictures
 LARGEST_PICTURE = 7680 * 4320  # pixels
+DECODING_BYTES = 3  # a pixel, of H.264: half for the picture, half for the decoder's tables
 
 DECODER = {
     "threads": "1",  # frame threads cost 12-32 % more CPU
@@ -118,6 +119,8 @@ def _translated(began_s: float, otherwise: Reason = Reason.UNREACHABLE) -> Itera
     """The border: what FFmpeg raises becomes a reason, and its words go no further."""
     try:
         yield
+    except MemoryError:
+        raise
     except av.error.InvalidDataError:
         # A peer that accepts and stays silent ends like one that talks nonsense, only later.
         waited = time.monotonic() - began_s >= 0.9 * min(OPEN_TIMEOUT_S, READ_TIMEOUT_S)
@@ -199,6 +202,8 @@ class Source:
         began_s = time.monotonic()
         try:
             packet = next(demux, None)
+        except MemoryError:
+            raise
         except (av.error.TimeoutError, av.error.ExitError):
             raise CaptureFailed(Reason.STALLED) from None
         except av.error.FFmpegError as error:
@@ -233,7 +238,10 @@ class Source:
             pictures = self._stream.codec_context.decode(packet if packet.size else None)
         except av.error.EOFError:
             return
+        except MemoryError:  # no fault of the picture's
+            raise
         except av.error.FFmpegError:
+            self._blame_memory()
             yield Unit(None, None, pts_s, arrival(pts_s), sender_us)
             return
         for picture in pictures:
@@ -245,6 +253,12 @@ class Source:
         """Nothing can be decoded before the first key picture."""
         self._sees_key = self._sees_key or packet.is_keyframe or self.codec == "mjpeg"
         return self._sees_key
+
+    def _blame_memory(self) -> None:
+        """Raises MemoryError where a picture's worth of it can't be had (it is asked for, and not
+        touched): a decoder without memory says that the picture was no good."""
+        context = self._stream.codec_context
+        bytearray(context.width * context.height * DECODING_BYTES)
 
     def _judge(self, unit: Unit) -> None:
         if unit.picture is not None or unit.jpeg is not None:

@@ -3,6 +3,7 @@
 import ctypes
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
@@ -41,6 +42,7 @@ class Child:
         self.pid = process.pid or 0
         self._ending_since_s: float | None = None
         self._is_over = False
+        self._status: int | None = None
 
     @property
     def is_ending(self) -> bool:
@@ -50,9 +52,17 @@ class Child:
     def is_over(self) -> bool:
         """Whether it has ended; it is reaped by asking."""
         if not self._is_over and self._process.exitcode is not None:
+            self._status = self._process.exitcode
             self._process.close()
             self._is_over = True
         return self._is_over
+
+    @property
+    def ended_by(self) -> str | None:
+        """The signal that ended it; None while it lives, or where it ended by itself."""
+        if self._status is None or self._status >= 0:
+            return None
+        return signal.Signals(-self._status).name
 
     def begin_ending(self) -> None:
         """It was asked, over the link, to stop: from now on patience runs out."""
@@ -86,16 +96,16 @@ class Child:
             return None
 
 
-def start(context: ForkServerContext, target: Target) -> Child:
-    """A new process that runs `target` with its end of the link."""
+def start(context: ForkServerContext, target: Target, memory_bytes: int) -> Child:
+    """A new process that runs `target` with its end of the link, in so much memory."""
     ours, theirs = socket.socketpair()
     with theirs:
-        process = context.Process(target=_run, args=(target, theirs), daemon=True)
+        process = context.Process(target=_run, args=(target, theirs, memory_bytes), daemon=True)
         process.start()
     return Child(process, ours)
 
 
-def _run(target: Target, link: socket.socket) -> None:
+def _run(target: Target, link: socket.socket, memory_bytes: int) -> None:
     """In the child. The fork server, its parent, ends with the ingestor, and the kernel then kills
     the child: also one that is stopped, in which no thread can notice the end of the link.
 
@@ -106,6 +116,8 @@ def _run(target: Target, link: socket.socket) -> None:
     os.closerange(link.fileno() + 1, os.sysconf("SC_OPEN_MAX"))
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    # What is written to, stacks included; pages shared with the fork server count, files do not.
+    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, memory_bytes))
     target(link)
 
 

@@ -20,6 +20,10 @@ A_CHILD_NEEDS = re.compile(
     r"|OPENBLAS\w*|OMP_\w+|SIGHTLOG_CRASH_AT"
 )
 KEY_BYTES = 32  # X25519
+# Measured, of what RLIMIT_DATA counts: 115 MB at 640x360, 140 MB at 1920x1080, 170 to 260 MB at
+# 3840x2160, 450 to 560 MB at 7680x4320; an H.264 decoder may hold 17 pictures of 50 MB there.
+CAMERA_NEEDS_BYTES = 192 << 20
+CAMERA_MEMORY_BYTES = 1 << 30
 
 
 def _networks(value: Any) -> Any:  # any: whatever the environment or a test holds
@@ -60,6 +64,11 @@ class Settings(KafkaSettings):
     heartbeat_s: float = Field(10, gt=0, description="seconds above 0")
     buffer_bytes: int = Field(
         4 << 20, ge=1 << 16, description="bytes per stream that may wait for the broker, from 65536"
+    )
+    camera_memory_bytes: int = Field(
+        CAMERA_MEMORY_BYTES,
+        ge=CAMERA_NEEDS_BYTES,
+        description=f"bytes that one camera's process may take, from {CAMERA_NEEDS_BYTES}",
     )
     max_fps: float = Field(
         20, gt=0, le=240, validation_alias="MAX_FPS", description="frames a second, 0-240"

@@ -85,7 +85,8 @@ TEXTS: dict[Reason, tuple[str, str]] = {
     ),
     Reason.DECODER_CRASHED: (
         "The process that decoded this camera ended unexpectedly",
-        "It is restarted by itself. If it goes on, note the camera's model and report it.",
+        "It is restarted by itself. If it was memory, set a smaller picture in the camera or raise "
+        "INGESTOR_CAMERA_MEMORY_BYTES; else, if it goes on, note its model and report it.",
     ),
     Reason.BROKER_DOWN: (
         "Frames can't be stored: Kafka does not answer",

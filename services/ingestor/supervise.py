@@ -400,7 +400,7 @@ class Stream:
             self._give_up_epoch()
         if camera.was_stopped:
             return
-        word = camera.last_word or link.Failed(Reason.DECODER_CRASHED)
+        word = camera.last_word or link.Failed(Reason.DECODER_CRASHED, camera.child.ended_by)
         if isinstance(word, link.Ended):
             self._is_over = True
             self._enter(statuses.ended(now()))
