@@ -170,6 +170,9 @@ def test_a_broker_that_hangs_for_a_while_costs_what_finds_no_room_and_no_epoch(
     assert topics.frames("S20")[-1].dropped > topics.frames("S20")[0].dropped
     said = [(each.status, each.reason) for each in topics.statuses("S5")]
     assert said[-2:] == [(Status.RUNNING, Reason.BROKER_DOWN), (Status.RUNNING, None)]
+    down = topics.statuses("S5")[-2]
+    assert down.message
+    assert down.hint
 
 
 def test_a_killed_broker_is_outlived_and_a_frame_that_it_never_took_ends_its_epoch(
