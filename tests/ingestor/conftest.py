@@ -9,14 +9,17 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
+import msgspec
 import psutil
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+from nacl.public import PublicKey, SealedBox
 
 from deploy.local.camera import Camera, digest_ha1, write_cameras
 from schemas.messages import DeadLetter, Frame, Heartbeat, Instance, StreamSpec, StreamStatus
@@ -31,7 +34,7 @@ from schemas.topics import (
     DecodeError,
     Topic,
 )
-from services.ingestor.unseal import new_key_pair
+from services.ingestor.unseal import address, new_key_pair
 
 ROOT = Path(__file__).parents[2]
 CLIPS = ROOT / "deploy" / "local" / "media"
@@ -70,6 +73,15 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def sealed(stream_id: str, url: str, password: str) -> str:
+    """As a gateway does it, for `viewer`."""
+    scheme, host, port = address(url)
+    content = {"streamId": stream_id, "scheme": scheme, "host": host, "port": port}
+    content |= {"username": "viewer", "password": password}
+    box = SealedBox(PublicKey(b64decode(PUBLIC_KEY)))
+    return b64encode(box.encrypt(msgspec.json.encode(content))).decode()
 
 
 class Ingestor:

@@ -6,16 +6,15 @@ import re
 import signal
 import socket
 import time
-from base64 import b64decode, b64encode
+from base64 import b64encode
 from functools import partial
 from itertools import count, pairwise
-from urllib.parse import urlsplit
 
 import msgspec
 import psutil
 import pytest
 import simplejpeg
-from nacl.public import PrivateKey, PublicKey, SealedBox
+from nacl.public import PrivateKey, SealedBox
 
 from schemas.messages import Reason, Status, StreamSpec
 from schemas.topics import STREAM_STATUS, STREAMS
@@ -23,11 +22,11 @@ from services.process.token import sign
 from tests.ingestor.conftest import (
     INTERNAL_KEY,
     PASSWORD,
-    PUBLIC_KEY,
     assert_near_bar,
     eventually,
     free_port,
     is_alive,
+    sealed,
 )
 
 _numbers = count()
@@ -187,14 +186,6 @@ def test_an_address_that_leads_nowhere_is_told_from_one_that_is_forbidden(
     camera = topics.want(spec(url.format(closed=free_port())))
     topics.wait_status(camera.stream_id, "ERROR", reason, 4 * 5)
     topics.delete(camera)
-
-
-def sealed(stream_id, url, password):
-    address = urlsplit(url)
-    content = {"streamId": stream_id, "scheme": "rtsp", "host": address.hostname}
-    content |= {"port": address.port, "username": "viewer", "password": password}
-    box = SealedBox(PublicKey(b64decode(PUBLIC_KEY)))
-    return b64encode(box.encrypt(msgspec.json.encode(content))).decode()
 
 
 def foreign_boxes(camera):
