@@ -7,6 +7,7 @@ import resource
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing import forkserver
@@ -20,6 +21,11 @@ FIRST_FILE = 3  # after standard input, output and error
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Target = Callable[[socket.socket], None]
+
+_registry = threading.Lock()
+"""multiprocessing keeps a list of the children and asks all of them whenever one is started: a
+process that another thread closes in that moment would end the start, or be asked by a number that
+is another file's by then."""
 
 
 def fork_server(preload: Sequence[str]) -> ForkServerContext:
@@ -51,11 +57,12 @@ class Child:
     @property
     def is_over(self) -> bool:
         """Whether it has ended; it is reaped by asking."""
-        if not self._is_over and self._process.exitcode is not None:
-            self._status = self._process.exitcode
-            self._process.close()
-            self._is_over = True
-        return self._is_over
+        with _registry:
+            if not self._is_over and self._process.exitcode is not None:
+                self._status = self._process.exitcode
+                self._process.close()
+                self._is_over = True
+            return self._is_over
 
     @property
     def ended_by(self) -> str | None:
@@ -99,7 +106,7 @@ class Child:
 def start(context: ForkServerContext, target: Target, memory_bytes: int) -> Child:
     """A new process that runs `target` with its end of the link, in so much memory."""
     ours, theirs = socket.socketpair()
-    with theirs:
+    with theirs, _registry:
         process = context.Process(target=_run, args=(target, theirs, memory_bytes), daemon=True)
         process.start()
     return Child(process, ours)
