@@ -22,6 +22,7 @@ from services.ingestor.desire import Desires
 from services.ingestor.follow import Statuses
 from services.ingestor.link import Order
 from services.ingestor.newest import Newest
+from services.ingestor.probe import Probes
 from services.ingestor.publish import FrameProducer
 from services.ingestor.room import Room
 from services.ingestor.serve import create_app, serving
@@ -70,10 +71,12 @@ def ingest(settings: Settings, clock: ClockWatch) -> None:
     outside = open_outside(settings, instance)
     world = surroundings(settings, instance, outside)
     ingestor = Ingestor(outside, world, introduction(settings, world), clock)
+    probes = Probes(world.start, world.order)
     stopping = threading.Event()
     app = create_app(
         ingestor.readiness,
         Views(world.newest, ingestor.stream),
+        probes.begin,
         settings.internal_key.get_secret_value() if settings.internal_key else None,
         stopping,
     )
@@ -81,6 +84,7 @@ def ingest(settings: Settings, clock: ClockWatch) -> None:
         ingestor.run(stop)
         stopping.set()
         world.newest.wake_all()
+        probes.close()
 
 
 def open_outside(settings: Settings, instance: str) -> Outside:

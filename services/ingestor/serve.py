@@ -1,16 +1,19 @@
-"""Health and metrics for everyone; pictures for gateways, which prove that they are ours."""
+"""Health and metrics for everyone; pictures and probes for gateways, which prove that they are
+ours."""
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from http import HTTPStatus
 from typing import Any, Protocol
 
+import msgspec
 import uvicorn
-from fastapi import Depends, FastAPI, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 from typing_extensions import override
 
@@ -22,7 +25,10 @@ BOUNDARY = "frame"
 MOST_VIEWERS = 32  # of one ingestor, at the same time
 SILENCE_S = 20.0  # a live view ends when no frame came for so long
 UNREAD_S = 10.0  # or when its viewer took none
+LARGEST_BODY = 64 * 1024
 GRACE_S = 1  # for requests that are being answered when the process stops
+
+LATER = {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS}
 
 Readiness = Callable[[], tuple[bool, dict[str, Any]]]
 
@@ -45,6 +51,27 @@ class Pictures(Protocol):
     async def after(self, stream_id: str, seen: object, timeout_s: float) -> Still | None: ...
 
 
+class Asked(msgspec.Struct, frozen=True, rename="camel"):
+    """Which source to look at, for how long at most."""
+
+    url: str  # without userinfo
+    within_s: float
+    sealed_credentials: str | None = None
+    verify_tls: bool = True
+
+
+class Looking(Protocol):
+    """A probe under way."""
+
+    async def answer(self) -> dict[str, Any]: ...
+    def leave(self) -> None:
+        """Nobody waits for the answer any more. May be called after it, too."""
+
+
+Look = Callable[[str, Asked], Looking]
+"""Begins the probe of this id, for which the credentials were sealed. Raises Refused."""
+
+
 class Refused(Exception):
     """Answered as problem+json."""
 
@@ -56,13 +83,14 @@ class Refused(Exception):
 
 
 def create_app(
-    readiness: Readiness, pictures: Pictures, key: str | None, stopping: threading.Event
+    readiness: Readiness,
+    pictures: Pictures,
+    look: Look,
+    key: str | None,
+    stopping: threading.Event,
 ) -> FastAPI:
     """`key` signs the tokens of gateways; without one, no picture is given out."""
     app = FastAPI(openapi_url=None)
-    viewers = Viewers(pictures, stopping)
-    # A plain dependency, not an annotated name: `key` is this installation's.
-    only_ours = [Depends(_gate(key))]
 
     @app.exception_handler(Refused)
     async def refuse(request: Request, error: Refused) -> Response:
@@ -82,7 +110,17 @@ def create_app(
     def metrics() -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/internal/streams/{stream_id}/frame", dependencies=only_ours)
+    # A plain dependency, not an annotated name: `key` is this installation's.
+    only_ours = [Depends(_gate(key))]
+    app.include_router(_shown(pictures, Viewers(pictures, stopping)), dependencies=only_ours)
+    app.include_router(_looked_at(look), dependencies=only_ours)
+    return app
+
+
+def _shown(pictures: Pictures, viewers: "Viewers") -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/internal/streams/{stream_id}/frame")
     async def frame(stream_id: str, request: Request) -> Response:
         still = _newest(pictures, stream_id)
         etag = f'"{still.captured_at_us}"'
@@ -91,21 +129,33 @@ def create_app(
         headers = _facts(still) | {"ETag": etag, "Cache-Control": "no-store"}
         return Response(still.jpeg, media_type="image/jpeg", headers=headers)
 
-    @app.get("/internal/streams/{stream_id}/live", dependencies=only_ours)
+    @router.get("/internal/streams/{stream_id}/live")
     async def live(stream_id: str) -> Response:
         return LiveView(viewers, stream_id, _newest(pictures, stream_id))
 
-    return app
+    return router
 
 
-def _gate(key: str | None) -> Callable[[str, Request], None]:
-    def prove(stream_id: str, request: Request) -> None:
+def _looked_at(look: Look) -> APIRouter:
+    router = APIRouter()
+
+    @router.post("/internal/probes/{probe_id}")
+    async def probe(probe_id: str, request: Request) -> Response:
+        return ProbeAnswer(look(probe_id, await _asked(request)))
+
+    return router
+
+
+def _gate(key: str | None) -> Callable[[Request], None]:
+    def prove(request: Request) -> None:
+        """The token is for the one stream or probe that the path names."""
         if key is None:
             raise Refused(
                 HTTPStatus.SERVICE_UNAVAILABLE, "no-internal-key", "Set SIGHTLOG_INTERNAL_KEY"
             )
+        (audience,) = request.path_params.values()
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not is_ours(key, stream_id, token):
+        if scheme.lower() != "bearer" or not is_ours(key, audience, token):
             raise Refused(HTTPStatus.UNAUTHORIZED, "unauthorized", "A valid token is needed")
 
     return prove
@@ -118,6 +168,18 @@ def _newest(pictures: Pictures, stream_id: str) -> Still:
     return still
 
 
+async def _asked(request: Request) -> Asked:
+    body = b""
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > LARGEST_BODY:
+                raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too-large", "Too much to read")
+        return msgspec.json.decode(body, type=Asked)
+    except (msgspec.DecodeError, UnicodeDecodeError, ClientDisconnect):
+        raise Refused(HTTPStatus.BAD_REQUEST, "malformed", "It is no probe's body") from None
+
+
 def _problem(request: Request, error: Refused) -> Response:
     content = {
         "type": PROBLEMS + error.slug,
@@ -128,7 +190,7 @@ def _problem(request: Request, error: Refused) -> Response:
     }
     if error.reason is not None:
         content["reason"] = error.reason
-    headers = {"Retry-After": "5"} if error.status is HTTPStatus.SERVICE_UNAVAILABLE else None
+    headers = {"Retry-After": "5"} if error.status in LATER else None
     return JSONResponse(
         content, error.status, headers=headers, media_type="application/problem+json"
     )
@@ -181,21 +243,10 @@ class LiveView(Response):
     @override
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._viewers.one():
-            showing = asyncio.create_task(self._show(send))
-            leaving = asyncio.create_task(_left(receive))
-            await asyncio.wait((showing, leaving), return_when=asyncio.FIRST_COMPLETED)
-            for task in (showing, leaving):
-                task.cancel()
-            await asyncio.gather(showing, leaving, return_exceptions=True)
+            await _until_left(self._show(send), receive)
 
     async def _show(self, send: Send) -> None:
-        await send(
-            {
-                "type": "http.response.start",
-                "status": HTTPStatus.OK.value,
-                "headers": self.raw_headers,
-            }
-        )
+        await _begin(self, send)
         async with aclosing(self._viewers.frames(self._stream_id, self._first)) as stills:
             async for still in stills:
                 async with asyncio.timeout(UNREAD_S):
@@ -203,6 +254,42 @@ class LiveView(Response):
                         {"type": "http.response.body", "body": _part(still), "more_body": True}
                     )
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+class ProbeAnswer(Response):
+    """Its head goes out at once: who asks knows then that somebody is at it. A client that leaves
+    ends the probe."""
+
+    def __init__(self, looking: Looking) -> None:
+        super().__init__(media_type="application/json", headers={"Cache-Control": "no-store"})
+        del self.headers["content-length"]
+        self._looking = looking
+
+    @override
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await _until_left(self._tell(send), receive)
+        finally:
+            self._looking.leave()
+
+    async def _tell(self, send: Send) -> None:
+        await _begin(self, send)
+        body = msgspec.json.encode(await self._looking.answer())
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+
+async def _begin(response: Response, send: Send) -> None:
+    status, headers = response.status_code, response.raw_headers
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+
+
+async def _until_left(showing: Coroutine[Any, Any, None], receive: Receive) -> None:
+    """Until it is over, or its client has gone."""
+    tasks = asyncio.create_task(showing), asyncio.create_task(_left(receive))
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _left(receive: Receive) -> None:
