@@ -15,6 +15,7 @@ from services.gateway.observed import Observed
 from services.gateway.owners import Owners
 from services.gateway.pages import Pages
 from services.gateway.parts import Parts
+from services.gateway.probes import Probes
 from services.gateway.realtime.follow import Follower
 from services.gateway.realtime.hub import Hub
 from services.gateway.realtime.news import News
@@ -38,17 +39,19 @@ log = structlog.get_logger()
 
 
 class Server(uvicorn.Server):
-    """Ends the live views first: they have no end of their own to be waited for."""
+    """Ends the live views first, which have no end of their own to be waited for, and probes."""
 
-    def __init__(self, config: uvicorn.Config, owners: Owners) -> None:
+    def __init__(self, config: uvicorn.Config, parts: Parts) -> None:
         super().__init__(config)
-        self._owners = owners
+        self._owners, self._probes = parts.owners, parts.probes
 
     @override
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._probes.end()
         await self._owners.end_views()
         await super().shutdown(sockets)
         await self._owners.close()
+        await self._probes.close()
 
 
 def main() -> None:
@@ -61,7 +64,7 @@ def main() -> None:
     prefix = settings.topic_prefix
     observed, hub = Observed(), Hub[News]()
     snapshots = Snapshots(settings.frame_storage_path)
-    owners = Owners(settings.internal_key.get_secret_value())
+    internal_key = settings.internal_key.get_secret_value()
     reconciler = Reconciler(
         settings.database_url.get_secret_value(),
         lambda: Specs(kafka, prefix, f"sightlog/gateway/{instance}"),
@@ -71,9 +74,10 @@ def main() -> None:
     parts = Parts(
         database=Database(settings.database_url.get_secret_value()),
         observed=observed,
-        owners=owners,
+        owners=Owners(internal_key),
+        probes=Probes(internal_key),
         snapshots=snapshots,
-        pages=Pages(settings.internal_key.get_secret_value()),
+        pages=Pages(internal_key),
         seal=Seal(settings.seal_public_key),
         networks=Networks(
             words(settings.source_networks_allowed), words(settings.source_networks_denied)
@@ -88,7 +92,7 @@ def main() -> None:
     for thread in (follower, reconciler):
         thread.start()
     try:
-        Server(config(settings, app), owners).run()
+        Server(config(settings, app), parts).run()
     finally:
         for thread in (reconciler, follower):
             thread.stop()

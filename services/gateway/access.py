@@ -42,6 +42,7 @@ ROUTES: dict[tuple[str, str], Role] = {
     ("WEBSOCKET", "/ws"): Role.VIEWER,
     ("POST", "/streams"): Role.OPERATOR,
     ("GET", "/streams"): Role.VIEWER,
+    ("POST", "/streams/probe"): Role.OPERATOR,
     ("GET", "/streams/health"): Role.VIEWER,
     ("GET", "/streams/{id}"): Role.VIEWER,
     ("PATCH", "/streams/{id}"): Role.OPERATOR,

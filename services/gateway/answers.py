@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from schemas.messages import Reason, Status, StreamSpec, StreamStatus
+from schemas.messages import Reason, SourceFacts, Status, StreamSpec, StreamStatus
 from services.gateway.observed import Measured, Observed
+from services.gateway.probes import Look
 from services.gateway.streams import StreamRow
 from services.gateway.times import Time
 
@@ -110,6 +111,35 @@ class TransitionAnswer(Answer):
     observed_generation: int
 
 
+class ProbeAnswer(Answer):
+    """What is at an address: `source` and `thumbnail`, or the `reason` why nothing can be seen."""
+
+    ok: bool
+    source: SourceFactsAnswer | None
+    thumbnail: str | None = Field(
+        description="its first picture, at most 640 wide: `data:image/jpeg;base64,...`"
+    )
+    reason: Reason | None
+    message: str | None
+    hint: str | None
+    took_ms: int
+    instance: str = Field(description="the ingestor that looked: another may reach other places")
+
+
+def probe_answer(look: Look, took_ms: int) -> ProbeAnswer:
+    found = look.found
+    return ProbeAnswer(
+        ok=found.source is not None,
+        source=_source(found.source),
+        thumbnail=f"data:image/jpeg;base64,{found.jpeg}" if found.jpeg else None,
+        reason=found.reason,
+        message=found.message,
+        hint=found.hint,
+        took_ms=took_ms,
+        instance=look.instance,
+    )
+
+
 def status_of(spec: StreamSpec, seen: StreamStatus | None) -> Status:
     """What is wanted, against what its owner last said: one word for both."""
     if not spec.running:
@@ -183,14 +213,13 @@ def _observed(spec: StreamSpec, seen: StreamStatus | None) -> dict[str, Any]:
         "owner": seen.owner if seen else None,
         "epoch": seen.epoch if seen else None,
         "observed_generation": seen.observed_generation if seen else None,
-        "source": _source(seen),
+        "source": _source(seen.source if seen else None),
     }
 
 
-def _source(seen: StreamStatus | None) -> SourceFactsAnswer | None:
-    if seen is None or seen.source is None:
+def _source(facts: SourceFacts | None) -> SourceFactsAnswer | None:
+    if facts is None:
         return None
-    facts = seen.source
     return SourceFactsAnswer(
         codec=facts.codec, width=facts.width, height=facts.height, fps=facts.fps
     )

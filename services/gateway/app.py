@@ -15,6 +15,7 @@ from services.gateway.metrics import Counted
 from services.gateway.owners import OwnerAway, TooManyViews
 from services.gateway.pages import ForeignCursor
 from services.gateway.parts import Parts
+from services.gateway.probes import NoIngestor, TooManyProbes
 from services.gateway.problems import (
     AWAY,
     BUG,
@@ -34,7 +35,7 @@ from services.gateway.problems import (
     not_found,
     response_of,
 )
-from services.gateway.routes import detections, pictures, service, streams
+from services.gateway.routes import detections, pictures, probe, service, streams
 from services.gateway.routes.guard import refuse_unguarded
 from services.gateway.seal import NoSealingKey
 from services.gateway.snapshots import NoSuchName, StoreAway
@@ -48,6 +49,12 @@ PROBLEMS: dict[type[Exception], Callable[[], Problem]] = {
     OwnerAway: lambda: away("the ingestor that has the camera"),
     TooManyViews: lambda: Problem(
         TOO_MANY, "as many live views as one gateway serves", headers={"Retry-After": "5"}
+    ),
+    NoIngestor: lambda: Problem(
+        AWAY, "no ingestor answers: is one running?", headers={"Retry-After": "5"}
+    ),
+    TooManyProbes: lambda: Problem(
+        TOO_MANY, "as many probes as the ingestors take", headers={"Retry-After": "5"}
     ),
     NoSuchStream: lambda: not_found("stream"),
     NoSuchName: lambda: not_found("picture"),
@@ -74,7 +81,8 @@ def create_app(parts: Parts, access: Access, more: Iterable[APIRouter] = ()) -> 
         telemetry={"tracing": False},
     )
     app.state.parts, app.state.access = parts, access
-    for router in (streams.router, pictures.router, detections.router, service.router, *more):
+    ours = (streams, probe, pictures, detections, service)
+    for router in (*(routes.router for routes in ours), *more):
         app.include_router(router)
     refuse_unlisted(app.routes, ROUTES)
     refuse_unguarded(app.routes)

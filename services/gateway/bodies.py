@@ -105,34 +105,19 @@ class SourceBody(Body):
     )
 
 
-class StreamBody(Body):
-    """What a stream is told; the fields of `POST` and `PATCH` alike."""
+class CameraBody(Body):
+    """How a camera lets us in."""
 
-    fps: Fps = 5
-    detection_enabled: StrictBool = True
     username: Annotated[Text, Field(max_length=256)] | None = None
     password: Secret | None = Field(None, description="write-only: sealed at once, never shown")
-    frame_width: Width | None = Field(640, description="null: as the camera sends")
-    model: Annotated[Name, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
-    min_confidence: Confidence | None = Field(None, description="null: the model's own default")
-    labels: list[Label] = Field([], max_length=100, description="empty: all")
-    max_frame_age_ms: AgeMs = 2000
-    idle_gate: StrictBool = False
-    trust_source_clock: StrictBool = False
     verify_tls: StrictBool = Field(
         True, description="false: a camera over TLS (rtsps) may show any certificate"
-    )
-    tags: list[Label] = Field([], max_length=100)
-    sources: list[SourceBody] = Field(
-        [], max_length=8, description="more than one address of a camera; the first is rtspUrl"
     )
 
     @model_validator(mode="after")
     def _credentials_are_whole(self) -> Self:
         if self.password is not None and self.username is None:
             raise ValueError("password: needs username beside it")
-        if any(source.url.credentials for source in self.sources):
-            raise ValueError("sources: expected credentials in username and password")
         return self
 
     @property
@@ -142,6 +127,36 @@ class StreamBody(Body):
             return None
         password = self.password.get_secret_value() if self.password else ""
         return Credentials(self.username, password)
+
+
+class ProbeBody(CameraBody):
+    """A source to be looked at: its fields are those of a new stream."""
+
+    rtsp_url: Url
+
+
+class StreamBody(CameraBody):
+    """What a stream is told; the fields of `POST` and `PATCH` alike."""
+
+    fps: Fps = 5
+    detection_enabled: StrictBool = True
+    frame_width: Width | None = Field(640, description="null: as the camera sends")
+    model: Annotated[Name, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] | None = None
+    min_confidence: Confidence | None = Field(None, description="null: the model's own default")
+    labels: list[Label] = Field([], max_length=100, description="empty: all")
+    max_frame_age_ms: AgeMs = 2000
+    idle_gate: StrictBool = False
+    trust_source_clock: StrictBool = False
+    tags: list[Label] = Field([], max_length=100)
+    sources: list[SourceBody] = Field(
+        [], max_length=8, description="more than one address of a camera; the first is rtspUrl"
+    )
+
+    @model_validator(mode="after")
+    def _sources_hold_no_credentials(self) -> Self:
+        if any(source.url.credentials for source in self.sources):
+            raise ValueError("sources: expected credentials in username and password")
+        return self
 
     def _columns(self, names: Iterable[str]) -> dict[str, Any]:
         values = {name: getattr(self, name) for name in names if name not in _NO_COLUMNS}

@@ -12,6 +12,7 @@ from services.gateway.database import Database
 from services.gateway.observed import Observed
 from services.gateway.owners import Owners
 from services.gateway.pages import Pages
+from services.gateway.probes import Probes
 from services.gateway.seal import Seal
 from services.gateway.snapshots import Snapshots
 
@@ -21,6 +22,7 @@ class Parts:
     database: Database
     observed: Observed
     owners: Owners
+    probes: Probes
     snapshots: Snapshots
     pages: Pages
     seal: Seal

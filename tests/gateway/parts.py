@@ -13,6 +13,7 @@ from services.gateway.observed import Observed
 from services.gateway.owners import Owners
 from services.gateway.pages import Pages
 from services.gateway.parts import Parts
+from services.gateway.probes import Probes
 from services.gateway.seal import Seal
 from services.gateway.snapshots import Snapshots
 
@@ -41,6 +42,7 @@ def make_parts(database_url: str, folder: Path, seal_key: str, nudges: Nudges) -
         database=Database(database_url),
         observed=observed,
         owners=Owners(INTERNAL_KEY),
+        probes=Probes(INTERNAL_KEY),
         snapshots=Snapshots(folder),
         pages=Pages(INTERNAL_KEY),
         seal=Seal(seal_key),

@@ -123,9 +123,10 @@ def check_problem(answer: httpx.Response, status: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("url", URLS, ids=lambda url: repr(url)[:40])
 async def test_an_address_that_is_no_cameras_is_refused(client, url):
-    answer = await client.post("/streams", json=GOOD | {"rtspUrl": url})
-    problem = check_problem(answer, 422)
-    assert problem["errors"][0]["pointer"] == "/rtspUrl"
+    for path, body in (("/streams", GOOD), ("/streams/probe", {})):
+        answer = await client.post(path, json=body | {"rtspUrl": url})
+        problem = check_problem(answer, 422)
+        assert problem["errors"][0]["pointer"] == "/rtspUrl"
 
 
 @pytest.mark.parametrize(
@@ -138,6 +139,32 @@ async def test_a_wrong_field_is_named(client, field, value):
     )
     problem = check_problem(answer, 422)
     assert field in json.dumps(problem["errors"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "door"),
+        ("id", ULID),
+        ("fps", 5),
+        ("verifyTls", "no"),
+        ("username", 5),
+        ("username", "a\nb"),
+        ("username", "u" * 257),
+        ("password", "canary-without-username"),
+        ("password", {"canary": 1}),
+    ],
+)
+async def test_a_wrong_field_of_a_probe_is_named(client, field, value):
+    answer = await client.post("/streams/probe", json={"rtspUrl": GOOD["rtspUrl"], field: value})
+    problem = check_problem(answer, 422)
+    assert field in json.dumps(problem["errors"])
+
+
+async def test_a_file_is_given_no_password(client):
+    body = {"rtspUrl": "file:a.mp4", "username": "u", "password": "canary-of-a-file"}
+    problem = check_problem(await client.post("/streams/probe", json=body), 422)
+    assert problem["errors"][0]["pointer"] == "/username"
 
 
 @pytest.mark.parametrize(
@@ -162,7 +189,8 @@ async def test_a_wrong_field_is_named(client, field, value):
 )
 async def test_a_body_that_is_no_stream_is_refused(client, content, status):
     headers = {"Content-Type": "application/json"}
-    check_problem(await client.post("/streams", content=content, headers=headers), status)
+    for path in ("/streams", "/streams/probe"):
+        check_problem(await client.post(path, content=content, headers=headers), status)
 
 
 async def test_a_body_of_unknown_length_is_cut_off(client):

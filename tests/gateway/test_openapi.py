@@ -1,15 +1,22 @@
 """The description of REST is true: what is sent by it is answered as it says."""
 
+from dataclasses import replace
 from typing import Any, cast
 
+import httpx
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis.checks import CHECKS, load_all_checks
 
+from schemas.messages import now
 from services.gateway.access import ROUTES, Access, Role
 from services.gateway.app import create_app
+from services.gateway.instances import Instances
 from services.gateway.parts import Parts
+from services.gateway.probes import Probes
+from tests.gateway.messages import an_instance
+from tests.gateway.parts import INTERNAL_KEY
 
 LOCALHOST = {"Host": "localhost"}
 UNDESCRIBED = {"/", "/ws", "/page/{path:path}", "/docs", "/openapi.json"}
@@ -19,9 +26,18 @@ load_all_checks()
 NOT_SO = [CHECKS.get_one(name) for name in ("ignored_auth", "positive_data_acceptance")]
 
 
+def saw(request: httpx.Request) -> httpx.Response:
+    """What an ingestor that was asked to look at a source answers."""
+    source = {"codec": "h264", "width": 640, "height": 360, "fps": None}
+    return httpx.Response(200, json={"source": source, "jpeg": "/9g="})
+
+
 @pytest.fixture(scope="module")
 def described(parts: Parts) -> Any:
-    app = create_app(parts, Access(None, []))
+    parts.observed.instances = Instances(monotonic=lambda: 0.0)  # who is up stays so
+    parts.observed.instances.note(an_instance("one", endpoint="http://one"), now())
+    probes = Probes(INTERNAL_KEY, httpx.MockTransport(saw))
+    app = create_app(replace(parts, probes=probes), Access(None, []))
     parts.observed.note_ready()
     return schemathesis.openapi.from_asgi("/openapi.json", app, headers=LOCALHOST)
 

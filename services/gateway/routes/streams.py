@@ -10,7 +10,7 @@ from ulid import ULID
 
 from schemas.messages import Status, now
 from services.gateway import streams
-from services.gateway.addresses import Address, Credentials, address
+from services.gateway.addresses import Address, address
 from services.gateway.answers import (
     HealthAnswer,
     StreamAnswer,
@@ -31,6 +31,7 @@ from services.gateway.problems import (
     documented,
     invalid,
 )
+from services.gateway.routes.cameras import refuse_network, sealed
 from services.gateway.routes.guard import Guarded
 from services.gateway.routes.paging import LINK, By100
 from services.gateway.streams import ChangedMeanwhile, StreamRow
@@ -62,7 +63,7 @@ async def create_stream(body: NewStream, parts: PartsOf, response: Response) -> 
     values = body.columns() | {"id": id}
     credentials = body.spoken_credentials or body.rtsp_url.credentials
     if credentials is not None:
-        values["sealed_credentials"] = _sealed(parts, id, body.rtsp_url, credentials)
+        values["sealed_credentials"] = sealed(parts, id, body.rtsp_url, credentials)
     slots = parts.observed.slots
     if not slots:
         raise away("Kafka")
@@ -219,18 +220,9 @@ def _refuse_stale(row: StreamRow, if_match: str | None) -> None:
 
 
 def _refuse_networks(parts: Parts, url: Address, body: StreamBody) -> None:
-    refused = "is in a network where cameras may not be"
-    if not parts.networks.allow(url.host):
-        raise invalid("/rtspUrl", refused)
+    refuse_network(parts, "/rtspUrl", url)
     for number, source in enumerate(body.sources):
-        if not parts.networks.allow(source.url.host):
-            raise invalid(f"/sources/{number}/url", refused)
-
-
-def _sealed(parts: Parts, id: str, place: Address, credentials: Credentials) -> str:
-    if place.scheme == "file":
-        raise invalid("/username", "a file needs no credentials")
-    return parts.seal.sealed(id, place, credentials)
+        refuse_network(parts, f"/sources/{number}/url", source.url)
 
 
 def _credentials_column(parts: Parts, row: StreamRow, body: StreamChange) -> dict[str, Any]:
@@ -240,7 +232,7 @@ def _credentials_column(parts: Parts, row: StreamRow, body: StreamChange) -> dic
     if credentials is not None:
         if new is None:
             raise invalid("/username", "the stored address is accepted no more: give rtspUrl too")
-        return {"sealed_credentials": _sealed(parts, row.id, new, credentials)}
+        return {"sealed_credentials": sealed(parts, row.id, new, credentials)}
     moves = body.address is not None and (old is None or body.address.place != old.place)
     return {"sealed_credentials": None} if body.drops_credentials or moves else {}
 
