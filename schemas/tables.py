@@ -144,6 +144,21 @@ heartbeats = Table(
     Column("value", JSONB, nullable=False),  # the Heartbeat as on the wire
 )
 
+ledgers = Table(
+    "ledgers",
+    metadata,
+    Column("stream_id", Text, primary_key=True),
+    Column("epoch", BigInteger, primary_key=True),
+    Column("minute", Time, primary_key=True),  # of each, what its last heartbeat said
+    Column("at", Time, nullable=False),
+    Column("captured", BigInteger, nullable=False),  # these since the epoch began
+    Column("published", BigInteger, nullable=False),
+    Column("undetected", BigInteger, nullable=False),
+    Column("pending", BigInteger, nullable=False),
+    Column("dropped", JSONB, nullable=False),  # by cause, those that are not 0
+    Index("ledgers_by_minute", "minute", postgresql_using="brin"),
+)
+
 
 def engine_url(database_url: str) -> URL:
     """libpq's form (`postgresql://`), as settings have it, in SQLAlchemy's with psycopg 3."""

@@ -52,6 +52,7 @@ ROUTES: dict[tuple[str, str], Role] = {
     ("GET", "/streams/{id}/frame"): Role.VIEWER,
     ("GET", "/streams/{id}/live"): Role.VIEWER,
     ("GET", "/streams/{id}/history"): Role.VIEWER,
+    ("GET", "/streams/{id}/ledger"): Role.VIEWER,
     ("GET", "/detections"): Role.VIEWER,
     ("GET", "/detections/stream/{streamId}"): Role.VIEWER,
     ("GET", "/detections/screenshot/{streamId}/{filename}"): Role.VIEWER,

@@ -35,7 +35,7 @@ from services.gateway.problems import (
     not_found,
     response_of,
 )
-from services.gateway.routes import detections, pictures, probe, service, streams
+from services.gateway.routes import detections, ledger, pictures, probe, service, streams
 from services.gateway.routes.guard import refuse_unguarded
 from services.gateway.seal import NoSealingKey
 from services.gateway.snapshots import NoSuchName, StoreAway
@@ -81,7 +81,7 @@ def create_app(parts: Parts, access: Access, more: Iterable[APIRouter] = ()) -> 
         telemetry={"tracing": False},
     )
     app.state.parts, app.state.access = parts, access
-    ours = (streams, probe, pictures, detections, service)
+    ours = (streams, probe, ledger, pictures, detections, service)
     for router in (*(routes.router for routes in ours), *more):
         app.include_router(router)
     refuse_unlisted(app.routes, ROUTES)

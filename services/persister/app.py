@@ -33,6 +33,7 @@ from schemas.topics import (
 from services.persister import metrics
 from services.persister.arrival import Arrival, Refusal
 from services.persister.bury import Graveyard, LettersAway
+from services.persister.checkpoint import PRUNED_AT_ONCE, prune, store_checkpoints
 from services.persister.consume import Subscription
 from services.persister.database import (
     DatabaseAway,
@@ -62,6 +63,7 @@ _NOT_STORED = (Event, Instance)
 
 FIRST_RETRY_S, LONGEST_RETRY_S = 0.2, 1.0
 PARTITIONS_RETRY_S = 60.0
+PRUNE_EVERY_S = 3600.0
 END_S = 6.0  # for the lanes to finish after a stop; a batch or a commit that hangs is left
 
 AWAY = (DatabaseAway, StoreAway, LettersAway)
@@ -198,10 +200,13 @@ class Rows:
         self._engine = engine
         self._days_made: date | None = None  # as seen on that day
         self._make_days_from = 0.0
+        self._prune_from = 0.0
 
     def store(self, arrivals: Sequence[Arrival]) -> list[Refusal]:
         if any(isinstance(one.message, DetectionRecord) for one in arrivals):
             self._make_days()
+        if any(isinstance(one.message, Heartbeat) for one in arrivals):
+            self._prune()
         return self._store([one for one in arrivals if not isinstance(one.message, _NOT_STORED)])
 
     def _store(self, arrivals: Sequence[Arrival]) -> list[Refusal]:
@@ -224,9 +229,9 @@ class Rows:
             records = live_records(kept)
             judgement, rows = _store_records(connection, records)
             store_statuses(connection, [one for one in kept if is_status(one)])
-            store_heartbeats(
-                connection, [one for one in kept if isinstance(one.message, Heartbeat)]
-            )
+            heartbeats = [one.message for one in kept if isinstance(one.message, Heartbeat)]
+            store_heartbeats(connection, heartbeats)
+            store_checkpoints(connection, heartbeats)
             if records:
                 crash_point("sink.before_rows_commit")
         _count(judgement, rows)
@@ -246,6 +251,20 @@ class Rows:
             return
         self._days_made = today
         log.info("partitions.made", names=made)
+
+    def _prune(self) -> None:
+        """A portion at a time; where that fails, later."""
+        if time.monotonic() < self._prune_from:
+            return
+        self._prune_from = time.monotonic() + PRUNE_EVERY_S
+        try:
+            with transaction(self._engine) as connection:
+                pruned = prune(connection, datetime.now(UTC))
+        except (DatabaseAway, RowRefused) as error:
+            log.warning("checkpoints.not_pruned", error=str(error))
+            return
+        if pruned == PRUNED_AT_ONCE:
+            self._prune_from = 0.0
 
 
 def _store_records(

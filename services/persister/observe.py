@@ -44,12 +44,12 @@ def store_statuses(connection: Connection, arrivals: Iterable[Arrival]) -> None:
         _store_newest(connection, partition, here)
 
 
-def store_heartbeats(connection: Connection, arrivals: Iterable[Arrival]) -> None:
-    newest: dict[str, Arrival] = {}
-    for arrival in arrivals:
-        known = newest.get(arrival.message.stream_id)
-        if known is None or _age(arrival.message) > _age(known.message):
-            newest[arrival.message.stream_id] = arrival
+def store_heartbeats(connection: Connection, arrived: Iterable[Heartbeat]) -> None:
+    newest: dict[str, Heartbeat] = {}
+    for heartbeat in arrived:
+        known = newest.get(heartbeat.stream_id)
+        if known is None or _age(heartbeat) > _age(known):
+            newest[heartbeat.stream_id] = heartbeat
     if not newest:
         return
     statement = insert(heartbeats)
@@ -68,8 +68,7 @@ def _age(heartbeat: Heartbeat) -> tuple[Any, ...]:
     return heartbeat.epoch, heartbeat.at
 
 
-def _heartbeat_row(arrival: Arrival) -> dict[str, Any]:
-    heartbeat: Heartbeat = arrival.message
+def _heartbeat_row(heartbeat: Heartbeat) -> dict[str, Any]:
     return {
         "stream_id": heartbeat.stream_id,
         "epoch": heartbeat.epoch,

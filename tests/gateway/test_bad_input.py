@@ -223,7 +223,7 @@ async def test_a_wrong_change_changes_nothing(client, change, engine: Engine):
 )
 async def test_an_unknown_stream_is_not_found(client, id):
     paths = [f"/streams/{id}", f"/streams/{id}/frame", f"/streams/{id}/live"]
-    for path in [*paths, f"/streams/{id}/history"]:
+    for path in [*paths, f"/streams/{id}/history", f"/streams/{id}/ledger"]:
         check_problem(await client.get(path), 404)
     check_problem(await client.post(f"/streams/{id}/start"), 404)
     check_problem(await client.patch(f"/streams/{id}", json={}), 404)

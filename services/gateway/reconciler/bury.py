@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy import Connection, delete
 
 from schemas.messages import StreamStatus, now
-from schemas.tables import heartbeats, outcomes, status_history, statuses
+from schemas.tables import heartbeats, ledgers, outcomes, status_history, statuses
 from schemas.topics import DETECTIONS, HEARTBEATS, SNAPSHOTS
 from services.gateway.detections import remove
 from services.gateway.observed import Observed
@@ -33,7 +33,7 @@ RETENTION = timedelta(
 )
 FORGOTTEN_AFTER = RETENTION + timedelta(days=1)  # later Kafka holds nothing of a purged stream
 DELIVERED_WITHIN_S = 1.0
-OF_THE_PURGED = (status_history, outcomes)
+OF_THE_PURGED = (status_history, outcomes, ledgers)
 
 
 def is_over(row: StreamRow, seen: StreamStatus | None, said: Collection[str], at: datetime) -> bool:
