@@ -267,10 +267,11 @@ def _unhealthy(row: StreamRow, seen: Observed, at: datetime) -> UnhealthyAnswer 
     silent = at - max(moments) > SILENCE and status is not Status.STOPPED
     if status is not Status.ERROR and not silent:
         return None
+    told = observed if observed and observed.reason and observed.status is status else None
     return UnhealthyAnswer(
         id=spec.stream_id,
         name=spec.name,
-        reason=observed.reason if observed and observed.reason else "NO_HEARTBEAT",
-        hint=observed.hint if observed and observed.reason else "is an ingestor running?",
+        reason=told.reason if told else "NO_HEARTBEAT",
+        hint=told.hint if told else "is an ingestor running?",
         last_heartbeat=heartbeat.at if heartbeat else None,
     )

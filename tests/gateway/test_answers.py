@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from schemas.messages import Reason, Status, StreamSpec, now
-from services.gateway.answers import status_of
+from services.gateway.answers import health_answer, status_of
+from services.gateway.observed import Observed
 from services.gateway.reconciler.bury import NO_OWNER_AFTER, is_over
 from services.gateway.streams import StreamRow
 from tests.gateway.parts import said
@@ -19,6 +20,7 @@ STOPPED, STARTING, RUNNING, STOPPING, ERROR = (
     Status.STOPPING,
     Status.ERROR,
 )
+LONG_AGO = now() - timedelta(minutes=5)
 
 
 def a_row(**more) -> StreamRow:
@@ -87,6 +89,27 @@ def test_a_file_that_has_ended_shows_as_stopped():
     assert status_of(a_spec(running=True), ended) is STOPPED
     restarted = said(ID, STOPPED, 2, reason=Reason.ENDED)
     assert status_of(a_spec(running=True), restarted) is STARTING
+
+
+@pytest.mark.parametrize(
+    ("seen", "reason"),
+    [
+        (None, "NO_HEARTBEAT"),
+        (said(ID, STOPPED, 3, since=LONG_AGO), "NO_HEARTBEAT"),  # handed over to nobody
+        (said(ID, STOPPED, 2, since=LONG_AGO, reason=Reason.ENDED), "NO_HEARTBEAT"),
+        (said(ID, ERROR, 2, since=LONG_AGO, reason=Reason.AUTH_FAILED), "NO_HEARTBEAT"),
+        (said(ID, ERROR, 3, since=LONG_AGO, reason=Reason.AUTH_FAILED), "AUTH_FAILED"),
+        (said(ID, RUNNING, 3, since=LONG_AGO, reason=Reason.BROKER_DOWN), "BROKER_DOWN"),
+        (said(ID, RUNNING, 3, since=LONG_AGO), "NO_HEARTBEAT"),
+    ],
+)
+def test_a_silent_stream_is_unhealthy_for_no_reason_that_is_over(seen, reason):
+    observed = Observed()
+    if seen is not None:
+        observed.note_status(0, seen)
+    health = health_answer([a_row(updated_at=LONG_AGO)], observed, now())
+    (unhealthy,) = health.unhealthy
+    assert (unhealthy.reason, health.status) == (reason, "unhealthy")
 
 
 @pytest.mark.parametrize(
