@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from sqlalchemy import ColumnElement, Connection, Select, UnaryExpression, func, or_, select
 
-from schemas.messages import Dropped, Outcome, from_unix_us
+from schemas.messages import Dropped, Outcome, unix_us
 from schemas.tables import OUTCOME_CODES, OUTCOMES_PER_BLOCK, ledgers, outcomes
 from schemas.topics import FRAMES
 from services.gateway.times import Time
@@ -169,15 +169,10 @@ def _epochs(connection: Connection, stream_id: str, span: Span) -> list[int]:
     query = select(column.epoch).where(column.stream_id == stream_id).group_by(column.epoch)
     if span.since is not None:
         query = query.having(func.max(column.at) >= span.since)
+    if span.until is not None:  # an epoch is named after the millisecond in which it began
+        query = query.where(column.epoch <= unix_us(span.until) // 1000)
     most = MOST_RANGES if span.is_of_time else 1
-    query = query.order_by(column.epoch.desc()).limit(most)
-    epochs = list(connection.scalars(query))
-    return [each for each in epochs if span.until is None or began(each) <= span.until]
-
-
-def began(epoch: int) -> datetime:
-    """An epoch is named after the millisecond in which it was minted, or one soon after."""
-    return from_unix_us(epoch * 1000)
+    return list(connection.scalars(query.order_by(column.epoch.desc()).limit(most)))
 
 
 class Epoch:
@@ -189,9 +184,11 @@ class Epoch:
         self._epoch = epoch
 
     def books(self, span: Span, most_frames: int, at: datetime) -> Books | None:
-        """None where nothing of it was asked for."""
+        """None where nothing of it was asked for. What is read later may be newer."""
+        begin = self._begin(span)
+        end = self._end(span)
         newest = self._last()
-        begin, end = self._begin(span), self._end(span) or newest
+        end = end or newest
         if newest is None or end is None or begin == end:
             return None
         if end.published - begin.published > most_frames:

@@ -141,6 +141,7 @@ def test_it_is_nowhere_after_all_that_can_go_wrong(
 ) -> None:
     assert teller.awaits("RUNNING", *streams)
     try_wrong_passwords(teller, cameras)
+    probe(teller, cameras)
     crash_cameras(stack, streams)
     assert redirected(stack, teller, streams[0]) == []
     assert eventually(lambda: set(streams) <= cameras_of(stack).keys(), PATIENCE_S)
@@ -197,6 +198,24 @@ def try_wrong_passwords(teller: Teller, cameras: tuple[str, str]) -> None:
     ]
     assert teller.awaits("AUTH_FAILED", *ids[:2]), [teller.state(id) for id in ids]
     assert teller.awaits("NOT_FOUND", ids[2])
+
+
+def probe(teller: Teller, cameras: tuple[str, str]) -> None:
+    """What nobody has saved, with the right password and a wrong one, both ways."""
+    digest, basic = cameras
+
+    def seen(url: str, canary: Canary | None = None) -> tuple[bool, str | None]:
+        fields = {"username": canary.username, "password": canary.password} if canary else {}
+        answer = teller.ask("POST", "/streams/probe", json={"rtspUrl": url} | fields)
+        assert answer.status_code == 200, answer.text
+        return answer.json()["ok"], answer.json()["reason"]
+
+    assert seen(digest, CANARY) == (True, None)
+    assert seen(basic.replace("//", f"//{CANARY.in_url}@")) == (True, None)
+    assert seen(digest, WRONG) == (False, "AUTH_FAILED")
+    assert seen(basic.replace("//", f"//{WRONG.in_url}@")) == (False, "AUTH_FAILED")
+    assert seen(digest) == (False, "AUTH_FAILED")  # though the stream's own is stored
+    assert seen(f"{digest}-no", CANARY) == (False, "NOT_FOUND")
 
 
 def cameras_of(stack: RunningStack) -> dict[str, int]:
@@ -272,9 +291,14 @@ def fail(teller: Teller, id: str) -> None:
     for body in bodies:
         assert teller.ask("PATCH", f"/streams/{id}", json=body).status_code == 422, body
         assert teller.ask("POST", "/streams", json={"name": "x"} | body).status_code == 422, body
+        assert teller.ask("POST", "/streams/probe", json=body).status_code == 422, body
     broken = f'{{"username": "u", "password": "{CANARY.password}"'
     as_json = {"Content-Type": "application/json"}
-    for method, path in (("PATCH", f"/streams/{id}"), ("POST", "/streams")):
+    for method, path in (
+        ("PATCH", f"/streams/{id}"),
+        ("POST", "/streams"),
+        ("POST", "/streams/probe"),
+    ):
         assert teller.ask(method, path, content=broken, headers=as_json).status_code == 400
     stale = {"If-Match": '"0"'}
     saved = {"username": CANARY.username, "password": CANARY.password}

@@ -1,5 +1,6 @@
 """What comes out of the demo is what is in the clip, by its truth file."""
 
+from base64 import b64decode
 from typing import Any
 
 import httpx
@@ -58,6 +59,35 @@ def test_people_are_found_where_they_are(
         good += any(iou(corners(row), truth) >= 0.5 for truth in known)
     print(f"{good} of {len(detections)} boxes lie on a box of the truth")
     assert good / len(detections) >= 0.8, f"{good} of {len(detections)}"
+
+
+def test_the_books_of_each_stream_close_over_rest(gateway: httpx.Client) -> None:
+    streams = gateway.get("/streams").json()
+    assert eventually(lambda: all(are_closed(gateway, one["id"]) for one in streams), 90)
+
+
+def are_closed(gateway: httpx.Client, stream: str) -> bool:
+    """Every frame of enough of them has its outcome; they balance, whether closed or not."""
+    told = gateway.get(f"/streams/{stream}/ledger").json()
+    assert told["balances"], told
+    assert (told["undetected"], told["unread"]) == (0, 0), told
+    for covered in told["ranges"]:
+        assert (covered["fromSeq"], covered["toSeq"]) == (0, told["published"] - 1)
+    return bool(told["published"] >= 20 and told["outcomes"]["ok"] and not told["unanswered"])
+
+
+def test_a_source_is_looked_at_before_it_is_saved(
+    demo: RunningStack, gateway: httpx.Client
+) -> None:
+    url = demo["cameras"][0]["url"]
+    before = gateway.get("/streams").json()
+    seen = gateway.post("/streams/probe", json={"rtspUrl": url}).json()
+    kind, _, picture = seen["thumbnail"].partition(",")
+    assert (seen["ok"], kind) == (True, "data:image/jpeg;base64")
+    assert luma(b64decode(picture)).shape == (HEIGHT, WIDTH)
+    missing = gateway.post("/streams/probe", json={"rtspUrl": f"{url}-no"}).json()
+    assert (missing["ok"], missing["reason"]) == (False, "NOT_FOUND")
+    assert len(gateway.get("/streams").json()) == len(before)
 
 
 def test_the_newest_picture_and_the_live_view_come_from_the_owner(gateway: httpx.Client) -> None:
