@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
 from schemas.messages import Status, StreamSpec, image_path, now, snapshot_key
-from schemas.tables import detections, heartbeats, status_history, statuses, streams
+from schemas.tables import detections, heartbeats, ledgers, status_history, statuses, streams
 from schemas.topics import STREAMS
 from services.gateway.observed import Observed
 from services.gateway.reconciler.bury import (
@@ -392,6 +392,10 @@ def test_a_purge_takes_rows_and_pictures_of_that_stream_only(
         connection.execute(
             insert(heartbeats).values(stream_id=A, epoch=7, at=now(), value={"streamId": A})
         )
+        counts = {"captured": 1, "published": 1, "undetected": 0, "pending": 0, "dropped": {}}
+        connection.execute(
+            insert(ledgers).values(stream_id=A, epoch=7, minute=NOON, at=NOON, **counts)
+        )
     for id in (A, B):
         place = snapshots._folder / snapshot_key(id, NAME)
         place.parent.mkdir(parents=True)
@@ -399,7 +403,7 @@ def test_a_purge_takes_rows_and_pictures_of_that_stream_only(
     wait_until(lambda: agrees(topic, *rows))
     delete(engine, A, purge=True)
     observed.note_status(2, said(A, Status.STOPPED, 3))
-    for table in (detections, statuses, heartbeats, status_history):
+    for table in (detections, statuses, heartbeats, status_history, ledgers):
         wait_until(partial(lambda table: not rows_of(engine, table, A), table))
     assert rows_of(engine, detections, B) == 10
     assert exists(engine, A)  # tells the persisters
