@@ -4,14 +4,25 @@ import os
 import re
 import signal
 import socket
+import time
+from functools import partial
 from itertools import pairwise
 
 import pytest
 from msgspec.structs import replace
+from sqlalchemy import create_engine
 
-from schemas.messages import Reason, StreamSpec
+from schemas.messages import Reason, StreamSpec, now
+from schemas.tables import engine_url, streams
+from services.gateway.observed import Observed
+from services.gateway.realtime.follow import Follower
+from services.gateway.realtime.hub import Hub
+from services.gateway.reconciler.bury import Burial
+from services.gateway.reconciler.move import Moves
+from services.gateway.reconciler.reconcile import Reconciler
+from services.gateway.reconciler.specs import Specs
 from services.ingestor.statuses import TEXTS
-from tests.ingestor.conftest import eventually, free_port
+from tests.ingestor.conftest import assert_near_bar, eventually, free_port
 
 CLIP = "file:bikes.mp4?loop=1"
 
@@ -24,7 +35,9 @@ def spec(stream_id, slot, url=CLIP):
 
 @pytest.fixture
 def ingestor(start_ingestor):
-    return start_ingestor(INGESTOR_CAPACITY="2").wait_ready()
+    made = start_ingestor(INGESTOR_CAPACITY="2").wait_ready()
+    yield made
+    made.stop()
 
 
 @pytest.fixture
@@ -90,5 +103,63 @@ def test_a_full_ingestor_says_so_and_starts_who_waits_longest_once_another_leave
     frames = topics.frames("CLIP")
     assert {frame.epoch for frame in frames} == {epoch}
     assert all(b.seq == a.seq + 1 for a, b in pairwise(frames))
-    topics.want(replace(clip, generation=2, running=False))
-    topics.wait_status("CLIP", "STOPPED")
+    for each in (clip, flapping, spec("SECOND", 0)):
+        topics.delete(each)
+
+
+@pytest.fixture
+def reconciler(database_url, kafka, topic_prefix):
+    """As a gateway has it."""
+    config, observed = {"bootstrap.servers": kafka}, Observed()
+    specs = partial(Specs, config, topic_prefix, "sightlog/gateway/test")
+    burial, moves = Burial(observed, lambda *_: 0), Moves(observed)
+    follower = Follower(config, topic_prefix, observed, Hub())
+    reconciler = Reconciler(database_url, specs, burial, moves)
+    follower.start()
+    reconciler.start()
+    yield observed
+    reconciler.stop()
+    follower.stop()
+
+
+@pytest.fixture
+def engine(database_url):
+    engine = create_engine(engine_url(database_url))
+    yield engine
+    engine.dispose()
+
+
+def store(engine, stream_id, slot):
+    stream = spec(stream_id, slot)
+    row = {
+        **{"id": stream_id, "name": stream.name, "url": CLIP, "running": True, "slot": slot},
+        **{"generation": 1, "fps": 5, "detection_enabled": True, "max_frame_age_ms": 2000},
+        **{"created_at": now(), "updated_at": now()},
+    }
+    with engine.begin() as connection:
+        connection.execute(streams.insert().values(row))
+
+
+def test_a_third_stream_of_a_full_ingestor_moves_to_another_and_runs_there(
+    ingestor, start_ingestor, topics, engine, reconciler
+):
+    other = start_ingestor(INGESTOR_CAPACITY="2").wait_ready()
+    eventually(lambda: [len(each.state["partitions"]) for each in (ingestor, other)] == [2, 2], 40)
+    slot, *_ = ingestor.state["partitions"]
+    for stream_id in ("ONE", "TWO"):
+        store(engine, stream_id, slot)
+        topics.wait_status(stream_id, "RUNNING")
+    store(engine, "THREE", slot)
+    began = time.monotonic()
+    topics.wait_status("THREE", "RUNNING", seconds=60)
+    assert_near_bar("moved and running after, s", time.monotonic() - began, 10)
+    assert running(ingestor) == {"ONE", "TWO"}
+    assert running(other) == {"THREE"}
+    reasons = [each.reason for each in topics.statuses("THREE") if each.reason]
+    assert set(reasons) == {Reason.CAPACITY}
+    for stream_id in ("ONE", "TWO", "THREE"):
+        epochs = {frame.epoch for frame in topics.frames(stream_id)}
+        assert len(epochs) == 1
+    eventually(lambda: reconciler.status_in(slot, "THREE") is None)
+    assert reconciler.status("THREE").owner == other.state["instance"]
+    assert other.stop() == 0

@@ -372,12 +372,19 @@ def test_who_is_stopped_on_the_way_arrives_stopped_and_starts_there(scene, obser
     assert observed.status(id).epoch > epoch
 
 
+AT_ONCE = timedelta(seconds=0.3)
+
+
 @pytest.mark.parametrize("late", [False, True], ids=["before it has left", "after it has left"])
 def test_who_is_deleted_on_the_way_leaves_nothing(scene, observed, three, late, monkeypatch):
-    monkeypatch.setattr("services.gateway.reconciler.bury.NOT_BEGUN_AFTER", timedelta(seconds=1))
+    monkeypatch.setattr("services.gateway.reconciler.bury.NOT_BEGUN_AFTER", AT_ONCE)
     id = three[-1]
     scene.begin(id, until_it_has_left=late)
     scene.delete(id)
+    if not late:  # the old slot's owner has not said that it stopped
+        deleted_at = now()
+        wait_until(lambda: now() - deleted_at > 4 * AT_ONCE)
+        assert scene.exists(id)
     scene.go_on()
     wait_until(lambda: not scene.exists(id), 30)
     assert not [place for place in scene.topic() if place[1] == id]
