@@ -5,6 +5,7 @@ Nothing else opens: not a path, not FFmpeg's `concat:`, `pipe:`, `subfile:` and 
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
@@ -13,11 +14,14 @@ from urllib.parse import quote, unquote
 LONGEST = 2048
 DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322}
 EXPECTED = "expected rtsp://host/path, rtsps://host/path or file:NAME"
+_IPV6 = "expected an IPv6 address between [ and ]"
 
 _NAME = re.compile(r"(?:(?!-)[A-Za-z0-9_-]{1,63}(?<!-)\.)*(?!-)[A-Za-z0-9_-]{1,63}(?<!-)\.?")
 _LOOKS_LIKE_A_NUMBER = re.compile(r"(?:.*\.)?(?:0[xX][0-9a-fA-F]*|[0-9]+)\.?")
 _FILE = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_. +-]{0,199})(\?loop=[01])?")
-_UNCLEAR = re.compile(r"[\s\x00-\x20\x7f\ud800-\udfff]")
+_LIST = re.compile(r".*\.(?:m3u8?|mpd|sdp|ffconcat|pls|asx|xspf)", re.IGNORECASE)
+_UNSEEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}  # a tab, a zero-width space, half a character
+_AROUND = " \t\r\n\ufeff\u200b\u2060\u00a0"  # what comes along when an address is copied
 
 Network = IPv4Network | IPv6Network
 
@@ -66,12 +70,16 @@ class Address:
 
 
 def address(text: str) -> Address:
-    """Raises ValueError that says what was expected and never repeats what was given."""
-    text = text.strip()
+    """Raises ValueError that says what was expected and never repeats what was given.
+
+    Accepted is what has one clear meaning, whatever its spelling: spaces around it, capitals, no
+    port, dots behind the host, a path that should have been escaped.
+    """
+    text = text.strip(_AROUND)
     if len(text) > LONGEST:
         raise ValueError(f"expected at most {LONGEST} characters")
-    if _UNCLEAR.search(text.replace(" ", "") if text.startswith("file:") else text):
-        raise ValueError("expected no white space or control characters")
+    if any(unicodedata.category(character) in _UNSEEN for character in text):
+        raise ValueError("expected no control characters, and none that can't be seen")
     scheme, colon, rest = text.partition(":")
     scheme = scheme.lower()
     if colon and scheme == "file":
@@ -85,26 +93,35 @@ def _file(rest: str) -> Address:
     match = _FILE.fullmatch(rest)
     if match is None:
         raise ValueError("expected file:NAME, a file of the media folder, with ?loop=1 or without")
+    if _LIST.fullmatch(match[1]):
+        raise ValueError("expected a video, not a list of others")
     return Address(f"file:{rest}", "file", match[1], 0)
 
 
 def _camera(scheme: str, rest: str) -> Address:
     authority, path = _parted(rest)
     userinfo, at, place = authority.rpartition("@")
+    if place.rstrip(":").lower() in DEFAULT_PORTS and path.startswith("//"):
+        raise ValueError("expected rtsp:// once")
     if "#" in path or (not at and "@" in path):
         raise ValueError("expected / ? # @ of a user name or password as %2F %3F %23 %40")
     host, port = _host_and_port(place)
-    url = f"{scheme}://{host}{'' if port is None else f':{port}'}{quote(path, safe=_KEPT)}"
+    url = f"{scheme}://{host}{'' if port is None else f':{port}'}{_escaped(path)}"
     if len(url) > LONGEST:
         raise ValueError(f"expected at most {LONGEST} characters")
     credentials = None
-    if at:
+    if userinfo.strip(":"):
         username, _, password = userinfo.partition(":")
         credentials = Credentials(_plain(username), _plain(password))
     return Address(url, scheme, host, port or DEFAULT_PORTS[scheme], credentials)
 
 
+_NO_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _KEPT = "%/?:@!$&'()*+,;=-._~[]"  # of a path and a query: all but what no URL may hold
+
+
+def _escaped(path: str) -> str:
+    return quote(_NO_ESCAPE.sub("%25", path), safe=_KEPT)
 
 
 def _parted(rest: str) -> tuple[str, str]:
@@ -130,6 +147,8 @@ def _host_and_port(place: str) -> tuple[str, int | None]:
         if port and not port.startswith(":"):
             raise ValueError(EXPECTED)
         port = port[1:]
+    elif place.count(":") > 1:
+        raise ValueError(f"{_IPV6} (and % escapes in a password)")
     elif ":" in place:
         host, _, port = place.partition(":")
     return _host(host, place.startswith("[")), _port(port)
@@ -137,18 +156,25 @@ def _host_and_port(place: str) -> tuple[str, int | None]:
 
 def _host(host: str, bracketed: bool) -> str:
     if bracketed:
-        try:
-            return f"[{IPv6Address(host).compressed}]"
-        except ValueError:
-            raise ValueError("expected an IPv6 address between [ and ]") from None
+        return f"[{_ipv6(host).compressed}]"
     if _LOOKS_LIKE_A_NUMBER.fullmatch(host):
         try:
-            return str(IPv4Address(host))
+            return str(IPv4Address(host.rstrip(".")))
         except ValueError:
             raise ValueError("expected a name or an address as 192.168.1.20") from None
     if len(host) > 253 or not _NAME.fullmatch(host):
         raise ValueError("expected the name or address of a camera after //")
     return host.lower().rstrip(".")
+
+
+def _ipv6(host: str) -> IPv6Address:
+    """A zone names an interface of one machine: whose, once there are several ingestors?"""
+    if "%" in host:
+        raise ValueError("expected an IPv6 address without a zone (%eth0)")
+    try:
+        return IPv6Address(host)
+    except ValueError:
+        raise ValueError(_IPV6) from None
 
 
 def _port(port: str) -> int | None:

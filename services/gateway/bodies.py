@@ -82,8 +82,8 @@ Url = Annotated[
             "maxLength": LONGEST,
             "pattern": "^(rtsp://[A-Za-z0-9_\\[]|file:[A-Za-z0-9_])",
             "examples": ["rtsp://192.168.1.20/stream1", "file:walk.mp4?loop=1"],
-            "description": "`rtsp://` or `file:NAME[?loop=1]`. User name and password in it are "
-            "taken out and sealed.",
+            "description": "`rtsp://`, `rtsps://` or `file:NAME[?loop=1]`. User name and password "
+            "in it are taken out and sealed.",
         }
     ),
 ]

@@ -15,6 +15,14 @@ from services.gateway.addresses import Credentials, Networks, address
         ("rtsp://10.0.0.9?channel=1&subtype=0", "rtsp://10.0.0.9?channel=1&subtype=0"),
         ("rtsp://[FE80::0:1]:8554/x", "rtsp://[fe80::1]:8554/x"),
         ("rtsp://cam_1/ü/%20", "rtsp://cam_1/%C3%BC/%20"),
+        ("\ufeffrtsp://cam/live\u200b\n", "rtsp://cam/live"),
+        ("rtsp://cam/live stream?a=b c", "rtsp://cam/live%20stream?a=b%20c"),
+        ("rtsp://cam/100%&a=%zz%4a", "rtsp://cam/100%25&a=%25zz%4a"),
+        ('rtsp://cam/a\\b"<|>', "rtsp://cam/a%5Cb%22%3C%7C%3E"),
+        ("rtsp://10.0.0.9.:/live", "rtsp://10.0.0.9/live"),
+        ("rtsp://@cam/live", "rtsp://cam/live"),
+        ("rtsp://rtsp/live", "rtsp://rtsp/live"),
+        ("rtsp://cam/list.m3u8", "rtsp://cam/list.m3u8"),
         ("file:walk 1.mp4?loop=1", "file:walk 1.mp4?loop=1"),
         ("file:walk.mp4", "file:walk.mp4"),
     ],
@@ -31,6 +39,7 @@ def test_what_is_clear_is_accepted(text, url):
         ("admin:p@ss:word", Credentials("admin", "p@ss:word")),
         ("admin:%40%3A%2F%3F%23%25", Credentials("admin", "@:/?#%")),
         ("admin:pass%", Credentials("admin", "pass%")),
+        ("admin:p[1] $&", Credentials("admin", "p[1] $&")),
         ("jos%C3%A9:ü", Credentials("josé", "ü")),
     ],
 )
@@ -39,6 +48,30 @@ def test_user_and_password_are_taken_out_of_the_url(userinfo, credentials):
     assert found.credentials == credentials
     assert found.url == "rtsp://cam:8554/live"
     assert "pass" not in repr(found)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("192.168.1.20/live", "rtsp://host/path"),
+        ("rtsp:/cam/live", "rtsp://host/path"),
+        ("rtsp:\\\\cam\\live", "rtsp://host/path"),
+        ("rtsp://rtsp://cam/live", "once"),
+        ("rtsp://cam/a\tb", "control characters"),
+        ("rtsp://c\u200bam/", "can't be seen"),
+        ("rtsp://my cam/", "name or address"),
+        ("rtsp://fe80::1/live", r"between \[ and \]"),
+        ("rtsp://[fe80::1%25eth0]/live", "without a zone"),
+        ("rtsp://[fe80::1%eth0]/live", "without a zone"),
+        ("rtsp://admin:pa/ss@cam/", "%2F"),
+        ("rtsp://admin:pa#ss@cam/", "%23"),
+        ("file:list.m3u8", "not a list"),
+        ("file:List.MPD?loop=1", "not a list"),
+    ],
+)
+def test_what_is_not_clear_is_refused_with_what_would_be(text, expected):
+    with pytest.raises(ValueError, match=expected):
+        address(text)
 
 
 def test_the_usual_port_is_the_same_place_as_none():
