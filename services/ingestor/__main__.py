@@ -17,7 +17,7 @@ from schemas.topics import PRODUCER_OF_FACTS, PRODUCER_OF_FRAMES
 from services.ingestor import camera
 from services.ingestor.announce import Announcer
 from services.ingestor.app import Ingestor, Outside, Views
-from services.ingestor.children import fork_server, start
+from services.ingestor.children import Target, fork_server, start
 from services.ingestor.desire import Desires
 from services.ingestor.follow import Statuses
 from services.ingestor.link import Order
@@ -62,14 +62,15 @@ def print_keys() -> None:
     sys.stdout.write(f"SIGHTLOG_SEAL_PUBLIC_KEY={public}\nSIGHTLOG_SEAL_PRIVATE_KEYS={private}\n")
 
 
-def ingest(settings: Settings, clock: ClockWatch) -> None:
+def ingest(settings: Settings, clock: ClockWatch, show: Target = camera.main) -> None:
+    """`show` is what each camera's process runs."""
     configure_logging("ingestor", settings.log_level)
     exit_when_a_thread_dies()
     forget_secrets()  # before the fork server starts, which keeps the environment as it is then
     stop = stop_on_signal()
     instance = f"ingestor-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
     outside = open_outside(settings, instance)
-    world = surroundings(settings, instance, outside)
+    world = surroundings(settings, instance, outside, show)
     ingestor = Ingestor(outside, world, introduction(settings, world), clock)
     probes = Probes(world.start, world.order)
     stopping = threading.Event()
@@ -100,7 +101,7 @@ def open_outside(settings: Settings, instance: str) -> Outside:
     )
 
 
-def surroundings(settings: Settings, instance: str, outside: Outside) -> Surroundings:
+def surroundings(settings: Settings, instance: str, outside: Outside, show: Target) -> Surroundings:
     context = fork_server(PRELOAD)
     keys = settings.seal_private_keys
     return Surroundings(
@@ -108,7 +109,7 @@ def surroundings(settings: Settings, instance: str, outside: Outside) -> Surroun
         endpoint=settings.endpoint or f"http://{settings.http_host}:{settings.http_port}",
         newest=Newest(),
         room=Room(settings.capacity),
-        start=lambda: start(context, camera.main, settings.camera_memory_bytes),
+        start=lambda: start(context, show, settings.camera_memory_bytes),
         order=orders(settings, private_keys(keys.get_secret_value()) if keys else ()),
         send=outside.frames.send,
         say=outside.announcer.status,

@@ -36,8 +36,10 @@ from services.ingestor.locate import (
     FileSource,
     Forbidden,
     NotFound,
+    Resolve,
     RtspSource,
     Rules,
+    addresses,
     locate,
 )
 from services.ingestor.pace import Pacer
@@ -53,7 +55,7 @@ HUNG_UP = "it closed the connection"  # as it does where it has too many viewers
 OUT_OF_MEMORY = "it needed more memory than INGESTOR_CAMERA_MEMORY_BYTES allows"
 
 
-def main(link: socket.socket) -> NoReturn:
+def main(link: socket.socket, resolve: Resolve = addresses) -> NoReturn:
     """Never returns into multiprocessing's shut-down, which would wait and clean up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; we are told
     configure_logging("camera", "WARNING")
@@ -65,7 +67,7 @@ def main(link: socket.socket) -> NoReturn:
     controls = Controls(link, Tune(order.fps, order.trust_source_clock))
     threading.Thread(target=controls.follow, name="controls", daemon=True).start()
     with suppress(OSError):  # nobody listens any more
-        send(link, show(order, controls, link))
+        send(link, show(order, Report(link, controls), resolve))
     os._exit(0)
 
 
@@ -94,11 +96,11 @@ class Controls:
         os._exit(0)
 
 
-def show(order: Order, controls: Controls, link: socket.socket) -> Ended | Failed:
+def show(order: Order, report: "Report", resolve: Resolve) -> Ended | Failed:
     """Until the source is over or lost; then the way it ended."""
     try:
-        with opened(order) as (source, loops):
-            return play(source, loops, order, Report(link, controls))
+        with opened(order, resolve) as (source, loops):
+            return play(source, loops, order, report)
     except (CaptureFailed, NotReached) as error:
         return Failed(error.reason, error.detail)
     except Forbidden as error:
@@ -113,13 +115,13 @@ def show(order: Order, controls: Controls, link: socket.socket) -> Ended | Faile
 
 
 @contextmanager
-def opened(order: Order) -> Iterator[tuple[Source, bool]]:
+def opened(order: Order, resolve: Resolve = addresses) -> Iterator[tuple[Source, bool]]:
     rules = Rules(
         Path(order.media_path),
         tuple(ip_network(network) for network in order.allowed),
         tuple(ip_network(network) for network in order.denied),
     )
-    location = locate(order.url, order.username, order.password, rules)
+    location = locate(order.url, order.username, order.password, rules, resolve)
     if isinstance(location, FileSource):
         with clip(location.path) as source:
             yield source, location.loops

@@ -20,14 +20,16 @@ nothing: it hangs up."""
 
 
 class Scripted:
-    def __init__(self, answer: Answer, host: str = "127.0.0.1", payload: bytes = b"") -> None:
+    def __init__(
+        self, answer: Answer, host: str = "127.0.0.1", port: int = 0, payload: bytes = b""
+    ) -> None:
         """`payload`: what RTP packets carry after PLAY, each the same."""
         self.hits = 0
         self.heard = b""
         self._answer = answer
         self._payload = payload
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listener = socket.create_server((host, 0), family=family)
+        self._listener = socket.create_server((host, port), family=family)
         self.port = int(self._listener.getsockname()[1])
         threading.Thread(target=self._listen, daemon=True).start()
 

@@ -1,0 +1,1 @@
+"""An ingestor whose cameras' processes are not as they come."""
