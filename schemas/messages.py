@@ -120,8 +120,23 @@ class SourceFacts(Message, frozen=True, kw_only=True):
     fps: float | None = None  # as the camera declares it
 
 
+class Down(Message, frozen=True, kw_only=True):
+    """What the newest revision of a stream's `stream.down` event says."""
+
+    times: ClassVar[tuple[str, ...]] = ("started_at", "ended_at")
+
+    started_at: Time
+    ended_at: Time | None = None
+    reason: str
+    revision: Counted = 0
+
+
 class StreamStatus(Message, frozen=True, kw_only=True):
-    """The observed state of a stream, said by its owner."""
+    """The observed state of a stream, said by its owner.
+
+    `down` is there from before an event is told until its end has been told: whoever owns the
+    stream next tells it again, and goes on with it.
+    """
 
     times: ClassVar[tuple[str, ...]] = ("since", "next_retry_at")
 
@@ -138,6 +153,7 @@ class StreamStatus(Message, frozen=True, kw_only=True):
     epoch: Numbered = 0
     observed_generation: Numbered = 0
     source: SourceFacts | None = None
+    down: Down | None = None
 
 
 class Dropped(Message, frozen=True, kw_only=True):
@@ -314,6 +330,9 @@ class DetectionRecord(Message, frozen=True, kw_only=True):
     detections: tuple[Detection, ...] = ()
 
 
+STREAM_DOWN = "stream.down"
+
+
 class Phase(StrEnum):
     NEW = "new"
     UPDATE = "update"
@@ -429,6 +448,26 @@ def detection_id(record: str, index: int) -> UUID:
 
 def down_event_id(stream_id: str, since: datetime) -> UUID:
     return uuid5(IDS, f"stream.down/{stream_id}/{unix_us(since)}")
+
+
+def down_event(stream_id: str, down: Down) -> Event:
+    """Who tells it again says the same."""
+    phase = Phase.UPDATE if down.revision else Phase.NEW
+    changed: tuple[str, ...] = ("reason",) if down.revision else ()
+    if down.ended_at is not None:
+        phase, changed = Phase.END, ("endedAt",)
+    return Event(
+        event_id=down_event_id(stream_id, down.started_at),
+        revision=down.revision,
+        kind=STREAM_DOWN,
+        phase=phase,
+        stream_id=stream_id,
+        severity="warning",
+        started_at=down.started_at,
+        ended_at=down.ended_at,
+        reason=down.reason,
+        changed=changed,
+    )
 
 
 def snapshot_filename(captured_at: datetime, epoch: int, seq: int) -> str:

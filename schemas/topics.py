@@ -318,6 +318,7 @@ STREAM_STATUS = Topic(
     id_of=lambda status: (
         f"{status.stream_id}/{status.epoch}/{status.observed_generation}"
         f"/{status.status}/{status.attempt}/{unix_us(status.since)}"
+        + (f"/{status.down.revision}" if status.down else "")
     ),
     time_of=lambda status: status.since,
     partitions="slots",

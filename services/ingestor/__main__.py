@@ -114,6 +114,7 @@ def surroundings(settings: Settings, instance: str, outside: Outside, show: Targ
         send=outside.frames.send,
         say=outside.announcer.status,
         beat=outside.announcer.heartbeat,
+        tell=outside.announcer.event,
         buffer_bytes=settings.buffer_bytes,
         heartbeat_s=settings.heartbeat_s,
         retry_base_s=settings.retry_base_s,

@@ -1,4 +1,4 @@
-"""Facts about streams onto Kafka: statuses, heartbeats, instances, dead letters."""
+"""Facts about streams onto Kafka: statuses, heartbeats, events, instances, dead letters."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -7,10 +7,11 @@ from typing import Any, TypeVar
 import structlog
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from schemas.messages import Heartbeat, Instance, StreamStatus
+from schemas.messages import Event, Heartbeat, Instance, StreamStatus
 from schemas.messages import Message as Fact
 from schemas.topics import (
     DEAD_LETTERS,
+    EVENTS,
     HEARTBEATS,
     INSTANCES,
     STREAM_STATUS,
@@ -27,7 +28,7 @@ from services.process.trace import new_traceparent
 log = structlog.get_logger()
 
 M = TypeVar("M", bound=Fact)
-Acknowledged = Callable[[], None]
+Acknowledged = Callable[[], object]
 
 TELL_EVERY_S = 1.0  # of refusals
 
@@ -54,6 +55,9 @@ class Announcer:
 
     def heartbeat(self, heartbeat: Heartbeat) -> bool:
         return self._say(HEARTBEATS, heartbeat)
+
+    def event(self, event: Event, acknowledged: Acknowledged = lambda: None) -> bool:
+        return self._say(EVENTS, event, acknowledged=acknowledged)
 
     def instance(self, instance: Instance, acknowledged: Acknowledged = lambda: None) -> bool:
         return self._say(INSTANCES, instance, acknowledged=acknowledged)

@@ -15,12 +15,22 @@ from typing import Any
 import structlog
 from msgspec.structs import replace
 
-from schemas.messages import Instance, Reason, Status, StreamSpec, StreamStatus, now
+from schemas.messages import (
+    Down,
+    Instance,
+    Reason,
+    Status,
+    StreamSpec,
+    StreamStatus,
+    down_event,
+    now,
+)
 from schemas.topics import DEAD_LETTERS
 from services.ingestor import children, metrics
 from services.ingestor.announce import Announcer
 from services.ingestor.claim import Membership, next_epoch
 from services.ingestor.desire import Desired, Desires, Partitions, ReadToEnd, Unreadable
+from services.ingestor.down import ended
 from services.ingestor.follow import Statuses
 from services.ingestor.newest import Newest, Still
 from services.ingestor.publish import FrameProducer
@@ -144,10 +154,11 @@ class Ingestor:
                 self._unhealed += [(partition, last) for last in self._statuses.of(partition)]
 
     def _heal(self) -> None:
-        """Streams were deleted, and their owners died before they could say that they stopped."""
+        """Streams were deleted, and their owners died before they could say that they stopped, or
+        that their event is over."""
         while self._unhealed:
             partition, last = self._unhealed[0]
-            if self._is_unwell(partition, last) and not self._say_stopped(partition, last):
+            if self._is_unwell(partition, last) and not self._say_over(partition, last):
                 return
             self._unhealed.popleft()
 
@@ -155,15 +166,23 @@ class Ingestor:
         """It is still the last word, on a stream that nobody wants."""
         place = partition, last.stream_id
         is_last = self._statuses.last(*place) is last
-        return is_last and place not in self._specs and last.status is not Status.STOPPED
+        is_at_rest = last.status is Status.STOPPED and last.down is None
+        return is_last and place not in self._specs and not is_at_rest
 
-    def _say_stopped(self, partition: int, last: StreamStatus) -> bool:
+    def _say_over(self, partition: int, last: StreamStatus) -> bool:
+        down = ended(last.down, now()) if last.down else None
+        told = partial(self._tell_end, last.stream_id, down)
+        if last.status is Status.STOPPED:
+            return told()
         stopped = replace(
             last,
             **{"status": Status.STOPPED, "since": now(), "owner": self._instance.instance},
-            **{"endpoint": None, "reason": None, "message": None, "hint": None},
+            **{"endpoint": None, "reason": None, "message": None, "hint": None, "down": down},
         )
-        return self._announcer.status(stopped, partition)
+        return self._announcer.status(stopped, partition, told)
+
+    def _tell_end(self, stream_id: str, down: Down | None) -> bool:
+        return down is None or self._announcer.event(down_event(stream_id, down))
 
     # What is desired
 

@@ -182,11 +182,17 @@ def retry_wait_s(reason: Reason, attempt: int, base_s: float, cap_s: float, chan
 
 
 def is_news(said: StreamStatus | None, status: StreamStatus, since_said_s: float) -> bool:
-    """Whether it must be published: each change at once, mere attempts every 10 s at most."""
-    if said is None or _without_attempt(said) != _without_attempt(status):
+    """Whether it must be published: each change at once, mere attempts every 10 s at most, and
+    never just to forget an event that is over."""
+    if said is None or _news(said) != _news(status):
         return True
-    return said != status and since_said_s >= PUBLISH_ATTEMPTS_EVERY_S
+    return _without_past(said) != _without_past(status) and since_said_s >= PUBLISH_ATTEMPTS_EVERY_S
 
 
-def _without_attempt(status: StreamStatus) -> StreamStatus:
-    return structs.replace(status, attempt=0, next_retry_at=None)
+def _news(status: StreamStatus) -> StreamStatus:
+    return structs.replace(_without_past(status), attempt=0, next_retry_at=None)
+
+
+def _without_past(status: StreamStatus) -> StreamStatus:
+    is_past = status.down is not None and status.down.ended_at is not None
+    return structs.replace(status, down=None) if is_past else status

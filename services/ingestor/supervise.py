@@ -17,16 +17,19 @@ from msgspec import MsgspecError
 from msgspec.structs import replace
 
 from schemas.messages import (
+    Event,
     Heartbeat,
     Reason,
     SourceFacts,
     Status,
     StreamSpec,
     StreamStatus,
+    down_event,
     now,
 )
 from services.ingestor import link, metrics, statuses
 from services.ingestor.children import Child
+from services.ingestor.down import Condition, Instant, Outage
 from services.ingestor.heartbeat import Pulse, last_frame_at
 from services.ingestor.newest import Newest, Still
 from services.ingestor.publish import Account, Outbox, Send, Waiting
@@ -59,6 +62,7 @@ class Surroundings:
     send: Send
     say: Callable[[StreamStatus, int, Acknowledged], bool]
     beat: Callable[[Heartbeat], bool]
+    tell: Callable[[Event, Acknowledged], bool]
     buffer_bytes: int
     heartbeat_s: float
     retry_base_s: float
@@ -139,6 +143,10 @@ def _tell(down: socket.socket, message: link.Down) -> None:
         return
 
 
+def _instant() -> Instant:
+    return Instant(now(), time.monotonic())
+
+
 class Stream:
     """A stream of a partition that is ours."""
 
@@ -167,6 +175,7 @@ class Stream:
         self._final_accounts: list[Account] = []  # that were not told yet
         self._ticked_at_s = time.monotonic()
         self._pulse = Pulse()
+        self._outage = Outage(known, _instant())
         self.outbox = Outbox(spec, world.send, world.buffer_bytes, self._note_loss)
         if known is not None:
             self._take_over(known)
@@ -199,7 +208,8 @@ class Stream:
     @property
     def is_gone(self) -> bool:
         """Deleted, stopped, and said to be so."""
-        return self._is_deleted and self.camera is None and self._is_told_stopped
+        is_stopped = self.camera is None and self._is_told_stopped
+        return self._is_deleted and is_stopped and self._outage.is_settled
 
     @property
     def _is_told_stopped(self) -> bool:
@@ -279,7 +289,9 @@ class Stream:
             self._watch(self.camera, tick_s)
         if self.camera is None and not self._should_run:
             self._world.room.leave(self._place)
+        self._note_condition()
         self._tell()
+        self._tell_down()
         self._beat()
 
     def _rest(self, now_s: float) -> None:
@@ -465,6 +477,7 @@ class Stream:
             epoch=self.epoch,
             observed_generation=self.spec.generation,
             source=self._source,
+            down=self._outage.down,
         )
 
     def _is_due_to_say(self) -> bool:
@@ -477,10 +490,27 @@ class Stream:
             self._publish(self._status(), lambda: None)
 
     def _publish(self, status: StreamStatus, acknowledged: Acknowledged) -> bool:
-        told = self._world.say(status, self.slot, acknowledged)
+        def noted() -> None:
+            acknowledged()
+            self._outage.acknowledge(status.down)
+            self._tell_down()
+
+        told = self._world.say(status, self.slot, noted)
         if told:
             self._said, self._said_at_s = status, time.monotonic()
         return told
+
+    def _note_condition(self) -> None:
+        frames = self.camera.shots if self.camera else 0
+        self._outage.note(Condition(self._state.status, self._state.reason, frames), _instant())
+
+    def _tell_down(self) -> None:
+        """Where there is no room, it stays due."""
+        due = self._outage.due
+        if due is not None:
+            event = down_event(self.spec.stream_id, due)
+            if self._world.tell(event, self._outage.note_told):
+                self._outage.note_sent()
 
     def _beat(self) -> None:
         """Every ten seconds of running, and once more at the end of a camera or an epoch."""
@@ -551,6 +581,7 @@ class Stream:
             self._publish(self._status(), lambda: None)
         elif not lost and not self._is_told_stopped:
             self._enter(self._state if self._is_over else statuses.stopped(now()))
+            self._note_condition()
             self._publish(self._status(), lambda: None)
         self._is_claimed = False
         self._world.room.leave(self._place)

@@ -22,9 +22,10 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 from nacl.public import PublicKey, SealedBox
 
 from deploy.local.camera import Camera, digest_ha1, write_cameras
-from schemas.messages import DeadLetter, Frame, Heartbeat, Instance, StreamSpec, StreamStatus
+from schemas.messages import DeadLetter, Event, Frame, Heartbeat, Instance, StreamSpec, StreamStatus
 from schemas.topics import (
     DEAD_LETTERS,
+    EVENTS,
     FRAMES,
     HEARTBEATS,
     INSTANCES,
@@ -41,7 +42,7 @@ CLIPS = ROOT / "deploy" / "local" / "media"
 PUBLIC_KEY, PRIVATE_KEY = new_key_pair()
 INTERNAL_KEY = "between gateway and ingestors, 32+"
 PASSWORD = "p@:/#?%ü$(x)"
-READ = (FRAMES, HEARTBEATS, STREAM_STATUS, INSTANCES, DEAD_LETTERS)
+READ = (FRAMES, HEARTBEATS, STREAM_STATUS, EVENTS, INSTANCES, DEAD_LETTERS)
 
 T = TypeVar("T")
 
@@ -214,6 +215,10 @@ class Topics:
         self._read()
         return [each for each in self._seen[Heartbeat] if each.stream_id == stream_id]
 
+    def events(self, stream_id: str) -> list[Event]:
+        self._read()
+        return [each for each in self._seen[Event] if each.stream_id == stream_id]
+
     def instances(self) -> list[Instance]:
         self._read()
         return list(self._seen[Instance])
@@ -246,33 +251,55 @@ class Topics:
         self._consumer.close()
 
 
+class CameraServer:
+    """`python -m deploy.local.camera` on a port of its own."""
+
+    def __init__(self, folder: Path, cameras: Sequence[Camera]) -> None:
+        self._folder = folder
+        self._port = free_port()
+        self.url = f"rtsp://127.0.0.1:{self._port}/"
+        self.serve(cameras)
+        self.start()
+
+    def serve(self, cameras: Sequence[Camera]) -> None:
+        write_cameras(self._folder / "cameras.json", list(cameras))
+
+    def start(self) -> None:
+        with (self._folder / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "deploy.local.camera", "--port", str(self._port)),
+                    *("--cameras", str(self._folder / "cameras.json")),
+                ],
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+            )
+        eventually(lambda: not _is_refused(self._port), 15)
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(10)
+
+    def stop(self) -> None:
+        self._process.terminate()
+        self._process.wait(10)
+
+
 @pytest.fixture(scope="session")
 def cameras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """`rtsp://HOST:PORT/`: `walk`, `locked` (needs a password), `hole` (silent)."""
-    folder, port = tmp_path_factory.mktemp("cameras"), free_port()
     clip = str(CLIPS / "vtest_12s.mp4")
-    write_cameras(
-        folder / "cameras.json",
+    server = CameraServer(
+        tmp_path_factory.mktemp("cameras"),
         [
             Camera("walk", clip),
             Camera("locked", clip, username="viewer", ha1=digest_ha1("viewer", PASSWORD)),
             Camera("hole", clip, fault="blackhole"),
         ],
     )
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-m", "deploy.local.camera", "--port", str(port)),
-                *("--cameras", str(folder / "cameras.json")),
-            ],
-            cwd=ROOT,
-            stdout=log,
-            stderr=log,
-        )
-    eventually(lambda: not _is_refused(port), 15)
-    yield f"rtsp://127.0.0.1:{port}/"
-    process.terminate()
-    process.wait(10)
+    yield server.url
+    server.stop()
 
 
 def _is_refused(port: int) -> bool:

@@ -5,7 +5,17 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from schemas.messages import Clock, Dropped, Instance, Status, StreamSpec, StreamStatus, now
+from schemas.messages import (
+    Clock,
+    Down,
+    Dropped,
+    Instance,
+    Phase,
+    Status,
+    StreamSpec,
+    StreamStatus,
+    now,
+)
 from schemas.topics import DecodeError, Origin
 from services.ingestor.app import MOST_UNBURIED, Ingestor, Outside
 from services.ingestor.desire import ReadToEnd, Unreadable
@@ -26,6 +36,7 @@ class Facts:
         self.buried = []
         self.statuses = []
         self.heartbeats = []
+        self.events = []
 
     def _take(self, facts, fact):
         if self.has_room:
@@ -46,6 +57,12 @@ class Facts:
 
     def beat(self, heartbeat):
         return self._take(self.heartbeats, heartbeat)
+
+    def event(self, event, acknowledged=lambda: None):
+        taken = self._take(self.events, event)
+        if taken:
+            acknowledged()
+        return taken
 
     def instance(self, instance, acknowledged):
         return self.has_room
@@ -120,6 +137,7 @@ def world(facts, frames):
         send=frames.send,
         say=facts.status,
         beat=facts.beat,
+        tell=facts.event,
         buffer_bytes=1_000_000,
         heartbeat_s=10,
         retry_base_s=1,
@@ -181,6 +199,16 @@ def test_a_deleted_stream_is_said_to_have_stopped_once_there_is_room(ingestor, f
     ingestor.step()
     (said,) = facts.statuses
     assert (said.stream_id, said.status, said.owner) == ("S1", Status.STOPPED, "me")
+
+
+@pytest.mark.parametrize("status", [Status.ERROR, Status.STOPPED])
+def test_the_event_of_a_deleted_stream_whose_owner_died_is_ended(ingestor, facts, reading, status):
+    down = Down(started_at=now(), reason="TIMEOUT", revision=1)
+    reading.said = [replace(LAST, status=status, down=down)]
+    reading.found = [ReadToEnd(0)]
+    ingestor.step()
+    (event,) = facts.events
+    assert (event.phase, event.revision, event.started_at) == (Phase.END, 2, down.started_at)
 
 
 def test_it_is_not_said_of_a_stream_that_somebody_spoke_for_meanwhile(ingestor, facts, reading):

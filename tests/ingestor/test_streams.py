@@ -148,6 +148,8 @@ def test_a_killed_camera_process_is_back_within_two_seconds_in_the_same_epoch(
     said = [(each.status, each.reason) for each in topics.statuses(camera.stream_id)]
     assert (Status.ERROR, Reason.DECODER_CRASHED) in said
     topics.delete(camera)
+    topics.wait_status(camera.stream_id, "STOPPED")
+    assert topics.events(camera.stream_id) == []
 
 
 @pytest.mark.parametrize(
