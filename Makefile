@@ -6,7 +6,7 @@ DATA ?= .sightlog
 PORTS ?= default
 export UV_PYTHON_DOWNLOADS := never
 
-.PHONY: setup demo stop check format test soak browser
+.PHONY: setup demo stop check docs format test soak browser
 
 setup: .venv/ready
 
@@ -30,6 +30,9 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: setup
+	$(BIN)/python -m services.ingestor statuses > docs/statuses.md
 
 format: setup
 	$(BIN)/ruff format .

@@ -1,4 +1,4 @@
-"""python -m services.ingestor [keys]"""
+"""python -m services.ingestor [keys|statuses]"""
 
 import os
 import secrets
@@ -14,7 +14,7 @@ from nacl.public import PrivateKey
 
 from schemas.messages import Instance, StreamSpec, now
 from schemas.topics import PRODUCER_OF_FACTS, PRODUCER_OF_FRAMES
-from services.ingestor import camera
+from services.ingestor import camera, guide
 from services.ingestor.announce import Announcer
 from services.ingestor.app import Ingestor, Outside, Views
 from services.ingestor.children import Target, fork_server, start
@@ -50,8 +50,10 @@ MEMBER: dict[str, Any] = {
 def main() -> None:
     if sys.argv[1:] == ["keys"]:
         print_keys()
+    elif sys.argv[1:] == ["statuses"]:
+        sys.stdout.write(guide.markdown())
     elif sys.argv[1:]:
-        sys.exit("usage: python -m services.ingestor [keys]")
+        sys.exit("usage: python -m services.ingestor [keys|statuses]")
     else:
         ingest(load(Settings), ClockWatch())
 

@@ -1,11 +1,25 @@
 """The observed state of a stream: its transitions, in the words of who installs cameras.
 
-STOPPED --start--> STARTING --first frame--> RUNNING
-   ^                  |                        |  ^
-   |                  +------ lost ----+------ + first frame
-   |                                   v       |  |
-   +--gone-- STOPPING <--stop--     ERROR, waiting for the next attempt, or for room (CAPACITY)
-   +--the clip is over (ENDED)-- RUNNING
+              +----------------- it should run again ----------------+
+              v                                                      |
+STOPPED -> STARTING -- first frame --> RUNNING -- stop, delete --> STOPPING -> STOPPED
+              |  ^                      |   ^
+            fails | new epoch,        lost  | first frame
+              |   | new connection      v   |
+              +---+-----------------> ERROR, waiting for the next attempt, or for room (CAPACITY)
+
+All there are (why: TRANSITIONS):
+
+STOPPED  --> STARTING, ERROR
+STARTING --> RUNNING, ERROR, STOPPING, STOPPED
+RUNNING  --> STARTING, ERROR, STOPPING, STOPPED
+STOPPING --> STARTING, ERROR, STOPPED
+ERROR    --> STARTING, RUNNING, STOPPING, STOPPED
+
+RUNNING stays RUNNING while frames can't be stored, with the reason BROKER_DOWN. A clip that is over
+is STOPPED with the reason ENDED. A hand-over is told as STOPPED without a reason, while the stream
+should run: its next owner begins with STARTING, in a higher epoch. A status that finds no room is
+not said later once there is a newer one, so a reader may miss a step.
 """
 
 from dataclasses import dataclass, replace
@@ -32,6 +46,41 @@ class State:
     attempt: int = 0
     next_retry_at: datetime | None = None
 
+
+TRANSITIONS: dict[tuple[Status, Status], str] = {
+    (Status.STOPPED, Status.STARTING): "it should run, and an owner has it",
+    (Status.STOPPED, Status.ERROR): "it should run, and can't be tried, or failed at once",
+    (Status.STARTING, Status.RUNNING): "the first frame of this epoch has its number",
+    (Status.STARTING, Status.ERROR): "the attempt failed",
+    (Status.STARTING, Status.STOPPING): "stopped or deleted; its camera is let go",
+    (Status.STARTING, Status.STOPPED): "stopped or deleted before a camera was asked; handed over; "
+    "a clip that was over before its first frame",
+    (Status.RUNNING, Status.STARTING): "a change that needs a new connection, or a new epoch",
+    (Status.RUNNING, Status.ERROR): "the camera is lost",
+    (Status.RUNNING, Status.STOPPING): "stopped or deleted; its camera is let go",
+    (Status.RUNNING, Status.STOPPED): "the clip is over; handed over; "
+    "stopped in the moment in which its camera was lost",
+    (Status.STOPPING, Status.STARTING): "it should run again",
+    (Status.STOPPING, Status.ERROR): "it should run again, and failed at once",
+    (Status.STOPPING, Status.STOPPED): "its camera is gone",
+    (Status.ERROR, Status.STARTING): "a change that needs a new connection, or a new epoch",
+    (Status.ERROR, Status.RUNNING): "a later attempt brought a frame",
+    (Status.ERROR, Status.STOPPING): "stopped or deleted during an attempt",
+    (Status.ERROR, Status.STOPPED): "stopped or deleted between attempts; handed over; "
+    "a clip that was over before its first frame",
+}
+"""What is not here does not happen; a status may also stay, with another reason."""
+
+_OF_RUNNING = frozenset({Reason.BROKER_DOWN})
+_OF_STOPPED = frozenset({Reason.ENDED})
+REASONS: dict[Status, frozenset[Reason]] = {
+    Status.STOPPED: _OF_STOPPED,
+    Status.STARTING: frozenset(),
+    Status.RUNNING: _OF_RUNNING,
+    Status.STOPPING: frozenset(),
+    Status.ERROR: frozenset(Reason) - _OF_RUNNING - _OF_STOPPED,
+}
+"""Which a status may have. ERROR has always one, the others may have none."""
 
 TEXTS: dict[Reason, tuple[str, str]] = {
     Reason.AUTH_FAILED: (

@@ -229,6 +229,8 @@ class Stream:
         self.epoch, self._is_claimed, self._is_contested = epoch, True, False
         if self._should_run and self._asks_for_room():
             self._enter(statuses.starting(now()))
+        elif self._state.status is not Status.STOPPED:
+            self._enter(statuses.stopping(now()) if self.camera else statuses.stopped(now()))
 
         def acknowledged() -> None:
             if self._is_claimed and self.epoch == epoch:
@@ -410,7 +412,7 @@ class Stream:
         if self._ends_with_camera:
             self._ends_with_camera = False
             self._give_up_epoch()
-        if camera.was_stopped:
+        if camera.was_stopped or not self._should_run:
             return
         word = camera.last_word or link.Failed(Reason.DECODER_CRASHED, camera.child.ended_by)
         if isinstance(word, link.Ended):
