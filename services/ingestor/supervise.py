@@ -227,8 +227,9 @@ class Stream:
     def claim(self, epoch: int) -> None:
         """Frames follow when the broker has acknowledged the status that says so."""
         self.epoch, self._is_claimed, self._is_contested = epoch, True, False
-        if self._should_run and self._asks_for_room():
-            self._enter(statuses.starting(now()))
+        if self._should_run:
+            if self._asks_for_room():
+                self._enter(statuses.starting(now()))
         elif self._state.status is not Status.STOPPED:
             self._enter(statuses.stopping(now()) if self.camera else statuses.stopped(now()))
 

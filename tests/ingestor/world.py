@@ -10,6 +10,7 @@ from schemas.messages import Clock, Dropped, SourceFacts, StreamSpec
 from services.ingestor import link
 from services.ingestor.children import KILL_AFTER_S
 from services.ingestor.newest import Newest
+from services.ingestor.room import Room
 from services.ingestor.supervise import Surroundings
 from services.ingestor.unseal import SealBroken
 
@@ -35,6 +36,7 @@ class FakeChild:
     """A camera's process that does what a test says, and ends when it is killed."""
 
     pid = 4711
+    ended_by = None
 
     def __init__(self, clock):
         self.link, self._theirs = socket.socketpair()
@@ -78,6 +80,7 @@ class World:
     def __init__(self):
         self.clock = FakeTime()
         self.has_room = True
+        self.cameras: Room[tuple[int, str]] = Room(1)  # places for them
         self.children = []
         self.said = []
         self.events = []
@@ -91,6 +94,7 @@ class World:
             instance="me",
             endpoint="http://x",
             newest=Newest(),
+            room=self.cameras,
             start=self._start,
             order=self._order,
             send=self._send,
