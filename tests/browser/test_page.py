@@ -134,6 +134,16 @@ def test_each_tile_says_how_its_stream_fares(tab: Any) -> None:
         playwright.expect(tile.locator(".reason")).to_be_hidden()
 
 
+def test_a_camera_whose_certificate_is_not_checked_says_so(tab: Any) -> None:
+    with site("door", "yard") as (made, url):
+        for number, address in enumerate(("rtsps://cam/door", "rtsp://cam/yard")):
+            made.streams[an_id(number)] |= {"rtspUrl": address, "verifyTls": False}
+        tab.goto(url)
+        unchecked = "The camera's certificate is not checked (verifyTls: false)"
+        playwright.expect(tile_of(tab, 0).locator(".reason")).to_have_text(unchecked)
+        playwright.expect(tile_of(tab, 1).locator(".reason")).to_be_hidden()
+
+
 def test_a_line_of_the_newest_detections_shows_its_picture(tab: Any) -> None:
     with site("door") as (made, url):
         tab.goto(url)

@@ -80,11 +80,15 @@ export class Tile {
   }
 
   explain() {
-    const { reason, message, hint } = this.stream;
+    const { reason, message, hint, rtspUrl, verifyTls } = this.stream;
+    const isTrusting = verifyTls === false && rtspUrl?.startsWith("rtsps:");
     const line = this.part(".reason");
-    line.hidden = !reason;
+    line.hidden = !reason && !isTrusting;
     line.replaceChildren();
-    if (!reason) return;
+    if (!reason) {
+      if (isTrusting) line.append("The camera's certificate is not checked (verifyTls: false)");
+      return;
+    }
     const code = document.createElement("b");
     code.textContent = reason;
     line.append(code, ...[message, hint].filter(Boolean).map((text) => ` · ${text}`));
