@@ -37,7 +37,7 @@ from services.process.stop import exit_when_a_thread_dies, stop_on_signal
 
 PRELOAD = (
     *("av", "numpy", "simplejpeg"),
-    *("services.ingestor.camera", "services.ingestor.children"),
+    *("services.ingestor.camera", "services.ingestor.children", "services.ingestor.leave"),
 )
 MEMBER: dict[str, Any] = {
     "enable.auto.commit": False,

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import time
+from functools import partial
 from itertools import pairwise
 
 import psutil
@@ -132,6 +133,20 @@ def test_it_dies_between_its_claim_and_its_first_frame_and_the_next_one_goes_hig
 def test_what_is_no_spec_was_buried_once_by_all_that_read_it(topics, specs):
     letters = [(each.partition, each.offset) for each in topics.dead_letters()]
     assert sorted(letters) == [(slot, 0) for slot in range(SLOTS)]
+
+
+def is_burning(pid):
+    used = psutil.Process(pid).cpu_times()
+    return used.user + used.system > 0.3
+
+
+def test_cameras_that_burn_in_c_and_let_no_thread_run_end_with_their_ingestor(
+    start_ingestor, streams
+):
+    dying = start_ingestor(["tests.ingestor.rigged", "burn"]).wait_ready()
+    pids = [eventually(partial(dying.camera, stream_id)) for stream_id in streams]
+    eventually(lambda: all(is_burning(pid) for pid in pids))
+    kill(dying)
 
 
 @pytest.mark.soak
