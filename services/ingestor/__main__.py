@@ -14,7 +14,7 @@ from nacl.public import PrivateKey
 
 from schemas.messages import Instance, StreamSpec, now
 from schemas.topics import PRODUCER_OF_FACTS, PRODUCER_OF_FRAMES
-from services.ingestor import camera, guide
+from services.ingestor import camera, guide, metrics
 from services.ingestor.announce import Announcer
 from services.ingestor.app import Ingestor, Outside, Views
 from services.ingestor.children import Target, fork_server, start
@@ -22,6 +22,7 @@ from services.ingestor.desire import Desires
 from services.ingestor.follow import Statuses
 from services.ingestor.link import Order
 from services.ingestor.newest import Newest
+from services.ingestor.orphans import end_orphans, mark
 from services.ingestor.probe import Probes
 from services.ingestor.publish import FrameProducer
 from services.ingestor.room import Room
@@ -69,6 +70,9 @@ def ingest(settings: Settings, clock: ClockWatch, show: Target = camera.main) ->
     configure_logging("ingestor", settings.log_level)
     exit_when_a_thread_dies()
     forget_secrets()  # before the fork server starts, which keeps the environment as it is then
+    installation = settings.kafka_bootstrap_servers, settings.topic_prefix
+    mark(installation)
+    metrics.ORPHANS.inc(end_orphans(installation))
     stop = stop_on_signal()
     instance = f"ingestor-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
     outside = open_outside(settings, instance)

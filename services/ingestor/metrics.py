@@ -17,6 +17,9 @@ CLAIMS = Counter("sightlog_ingestor_epochs_claimed_total", "Epochs minted")
 LOSSES = Counter("sightlog_ingestor_epochs_lost_total", "Epochs ended by a frame not delivered")
 FAILURES = Counter("sightlog_ingestor_cameras_failed_total", "Connections lost", ["reason"])
 PROBES = Counter("sightlog_ingestor_probes_total", "Sources looked at without a stream", ["result"])
+ORPHANS = Counter(
+    "sightlog_ingestor_orphans_killed_total", "Processes of dead ingestors, found at the start"
+)
 REFUSED = Counter(
     "sightlog_ingestor_facts_refused_total", "Not taken for want of room: said later", ["topic"]
 )

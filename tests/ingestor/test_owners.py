@@ -3,7 +3,9 @@
 import os
 import random
 import signal
+import sys
 import time
+from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 
@@ -135,16 +137,47 @@ def test_what_is_no_spec_was_buried_once_by_all_that_read_it(topics, specs):
     assert sorted(letters) == [(slot, 0) for slot in range(SLOTS)]
 
 
+@pytest.fixture
+def leftovers():
+    """Processes that a failed test would leave behind, stopped or burning."""
+    left: list[psutil.Process] = []
+    yield left
+    for each in left:
+        with suppress(psutil.NoSuchProcess):
+            each.kill()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_cameras_that_outlive_their_ingestor_are_ended_by_the_next_one(
+    start_ingestor, specs, leftovers
+):
+    dying = start_ingestor().wait_ready()
+    eventually(lambda: len(dying.state["cameras"]) == SLOTS, 60)
+    family = psutil.Process(dying.process.pid).children(recursive=True)
+    leftovers += family
+    for each in family:
+        each.suspend()  # the fork server, too: nothing can end its cameras
+    dying.end()
+    assert all(is_alive(each.pid) for each in family)
+    heir = start_ingestor()
+    eventually(lambda: not any(is_alive(each.pid) for each in family))
+    eventually(lambda: heir.state)
+    ended = f"sightlog_ingestor_orphans_killed_total {len(family)}.0"
+    assert ended in heir.ask("/metrics")[2].decode()
+    assert heir.stop() == 0
+
+
 def is_burning(pid):
     used = psutil.Process(pid).cpu_times()
     return used.user + used.system > 0.3
 
 
 def test_cameras_that_burn_in_c_and_let_no_thread_run_end_with_their_ingestor(
-    start_ingestor, streams
+    start_ingestor, streams, leftovers
 ):
     dying = start_ingestor(["tests.ingestor.rigged", "burn"]).wait_ready()
     pids = [eventually(partial(dying.camera, stream_id)) for stream_id in streams]
+    leftovers += map(psutil.Process, pids)
     eventually(lambda: all(is_burning(pid) for pid in pids))
     kill(dying)
 
