@@ -12,6 +12,7 @@ from confluent_kafka.admin import AdminClient
 
 from deploy.local.place import Place
 from deploy.local.warden import is_alive
+from tests.deploy.camera_process import Client
 from tests.stack import RunningStack, deploy_local, environment, eventually
 
 PASSWORD = "p@:/?#%ü-canary"
@@ -102,6 +103,33 @@ def test_a_fault_can_be_put_on_and_taken_off(stack):
     assert "clock=+3600" in (stack.folder / "cameras.json").read_text()
     assert stack.run("cameras", "fault", "cam1", "none").returncode == 0
     assert "clock" not in (stack.folder / "cameras.json").read_text()
+
+
+def answer(port):
+    """To a new reader of cam1: a status, or how the connection failed."""
+    with Client(port) as reader:
+        reader.socket.settimeout(0.5)
+        try:
+            return reader.ask("DESCRIBE", "cam1")[0]
+        except OSError as error:
+            return type(error)
+
+
+@pytest.mark.parametrize(
+    ("fault", "seen"),
+    [
+        ("blackhole", TimeoutError),
+        ("reset", ConnectionResetError),
+        ("redirect=rtsp://127.0.0.1:1/x", 302),
+        ("halfopen", 200),  # and then nothing: see test_camera_faults
+        ("garbage", 200),
+        ("none", 200),
+    ],
+)
+def test_a_fault_shows_on_the_running_stack(stack, fault, seen):
+    assert stack.run("cameras", "fault", "cam1", fault).returncode == 0
+    port = stack.part("cameras")["port"]
+    assert eventually(lambda: answer(port) == seen, 10)
 
 
 def test_a_second_supervisor_is_refused(stack):
