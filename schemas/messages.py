@@ -331,6 +331,7 @@ class DetectionRecord(Message, frozen=True, kw_only=True):
 
 
 STREAM_DOWN = "stream.down"
+NO_HEARTBEAT = "NO_HEARTBEAT"  # its reason where the owner died, and no owner is left to name one
 
 
 class Phase(StrEnum):

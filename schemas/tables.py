@@ -159,6 +159,14 @@ ledgers = Table(
     Index("ledgers_by_minute", "minute", postgresql_using="brin"),
 )
 
+silences = Table(  # that stream.down events were told of and have not ended
+    "silences",
+    metadata,
+    Column("stream_id", Text, primary_key=True),
+    Column("since", Time, nullable=False),
+    Column("epoch", BigInteger, nullable=False),  # of the owner that fell silent
+)
+
 
 def engine_url(database_url: str) -> URL:
     """libpq's form (`postgresql://`), as settings have it, in SQLAlchemy's with psycopg 3."""

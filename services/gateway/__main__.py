@@ -24,6 +24,7 @@ from services.gateway.realtime.sockets import WEBSOCKETS
 from services.gateway.reconciler.bury import Burial
 from services.gateway.reconciler.move import Moves
 from services.gateway.reconciler.reconcile import Reconciler
+from services.gateway.reconciler.silence import Silences
 from services.gateway.reconciler.specs import Specs
 from services.gateway.routes.page import page
 from services.gateway.routes.realtime import realtime
@@ -70,6 +71,7 @@ def main() -> None:
         lambda: Specs(kafka, prefix, f"sightlog/gateway/{instance}"),
         Burial(observed, snapshots.remove),
         Moves(observed),
+        Silences(observed),
     )
     parts = Parts(
         database=Database(settings.database_url.get_secret_value()),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from schemas.messages import STREAM_DOWN, Reason, Status
+from schemas.messages import NO_HEARTBEAT, STREAM_DOWN, Reason, Status
 from services.ingestor.down import BLIP_S, STEADY_S
 from services.ingestor.settings import Settings
 from services.ingestor.statuses import (
@@ -100,6 +100,10 @@ reason changes, and `end` once frames have come again for {STEADY_S:g} s, or the
 or deleted. `eventId` stays the same all along, also when another ingestor takes the stream over,
 and `startedAt` is the first failure. A camera that comes and goes is down once. With `BROKER_DOWN`
 a camera is not down.
+
+Where an owner dies and nobody takes its stream over for half a minute, a gateway tells the event,
+with the reason `{NO_HEARTBEAT}`; it ends once an owner is heard again. A stream has one such event
+at a time.
 
 A message may come twice, as everything here: `eventId` and `revision` tell."""
 

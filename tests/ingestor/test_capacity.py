@@ -20,6 +20,7 @@ from services.gateway.realtime.hub import Hub
 from services.gateway.reconciler.bury import Burial
 from services.gateway.reconciler.move import Moves
 from services.gateway.reconciler.reconcile import Reconciler
+from services.gateway.reconciler.silence import Silences
 from services.gateway.reconciler.specs import Specs
 from services.ingestor.statuses import TEXTS
 from tests.ingestor.conftest import assert_near_bar, eventually, free_port
@@ -114,7 +115,7 @@ def reconciler(database_url, kafka, topic_prefix):
     specs = partial(Specs, config, topic_prefix, "sightlog/gateway/test")
     burial, moves = Burial(observed, lambda *_: 0), Moves(observed)
     follower = Follower(config, topic_prefix, observed, Hub())
-    reconciler = Reconciler(database_url, specs, burial, moves)
+    reconciler = Reconciler(database_url, specs, burial, moves, Silences(observed))
     follower.start()
     reconciler.start()
     yield observed

@@ -312,6 +312,27 @@ def check_attempts(before, after):
     assert not (goes_on and before.reason == after.reason) or after.since == before.since
 
 
+def test_a_deleted_stream_is_not_said_to_run_in_an_epoch_that_it_claims_while_it_ends():
+    lives = Owners()
+    lives.begin(True, 3)
+    lives.desire("delete")
+    lives.hear_another()
+    lives.claim()
+    assert lives.world.last.status is Status.STOPPING
+    assert lives.world.last.epoch == lives.stream.epoch
+    lives.teardown()
+
+
+def test_a_stream_that_is_stopped_as_its_camera_dies_has_not_failed():
+    lives = Owners()
+    lives.begin(True, 3)
+    lives.end_camera(())
+    lives.desire({"running": False})
+    lives.be_well(1)
+    assert Status.ERROR not in {status.status for status, _ in lives.world.said}
+    lives.teardown()
+
+
 def explore(examples):
     limits = settings(max_examples=examples, stateful_step_count=30, deadline=None)
     run_state_machine_as_test(Owners, settings=limits)
@@ -322,5 +343,6 @@ def test_a_stream_does_only_what_its_diagram_shows_and_ends_up_as_it_should_be()
 
 
 @pytest.mark.soak
+@pytest.mark.timeout(1800)
 def test_it_does_so_in_very_many_lives():
     explore(3000)

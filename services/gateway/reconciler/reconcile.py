@@ -23,6 +23,7 @@ from schemas.messages import StreamSpec
 from schemas.tables import engine_url
 from services.gateway.reconciler.bury import Burial
 from services.gateway.reconciler.move import Moves, reached, wanted
+from services.gateway.reconciler.silence import Silences
 from services.gateway.reconciler.specs import Place, Specs, TopicRebuilt
 from services.gateway.streams import StreamRow, everything, pass_generation
 from services.gateway.tail import TailStuck
@@ -76,7 +77,12 @@ class Reconciler:
     """A thread."""
 
     def __init__(
-        self, database_url: str, specs: Callable[[], Specs], burial: Burial, moves: Moves
+        self,
+        database_url: str,
+        specs: Callable[[], Specs],
+        burial: Burial,
+        moves: Moves,
+        silences: Silences,
     ) -> None:
         """`specs` reads the topic anew for each time that this gateway is elected."""
         self._engine = create_engine(
@@ -94,6 +100,7 @@ class Reconciler:
         self._specs = specs
         self._burial = burial
         self._moves = moves
+        self._silences = silences
         self._astray: Set[str] = frozenset()
         self._stop = threading.Event()
         self._nudged = threading.Event()
@@ -163,6 +170,7 @@ class Reconciler:
             log.info("specs.published", specs=len(found))
         self._moves.end(connection, rows, specs)
         begun = self._moves.begin(connection, rows, specs.slots)
+        self._silences.note(connection, specs, rows)
         deleted = [row for row in rows if row.deleted_at is not None]
         return self._burial.bury(connection, specs, deleted) or begun
 

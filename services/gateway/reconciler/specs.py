@@ -6,8 +6,9 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from schemas.messages import StreamSpec
+from schemas.messages import Event, StreamSpec
 from schemas.topics import (
+    EVENTS,
     MOVED_TO,
     PRODUCER_OF_FACTS,
     STREAM_STATUS,
@@ -32,6 +33,7 @@ class Specs:
     def __init__(self, kafka_config: Mapping[str, Any], prefix: str, source: str) -> None:
         """`source`: who speaks, as in the messages' envelope."""
         self._topic, self._statuses = STREAMS.named(prefix), STREAM_STATUS.named(prefix)
+        self._events = EVENTS.named(prefix)
         self._source = source
         self._tail = Tail(kafka_config, {self._topic: Start.BEGINNING})
         self._producer = Producer({**kafka_config, **PRODUCER_OF_FACTS})
@@ -88,6 +90,15 @@ class Specs:
 
     def forget_status(self, place: Place, home: int | None = None) -> None:
         self._produce(self._statuses, place, None, _end(home))
+
+    def tell(self, event: Event) -> None:
+        self._producer.produce(
+            self._events,
+            key=EVENTS.key(event),
+            value=EVENTS.encode(event),
+            headers=[*EVENTS.headers(event, self._source, new_traceparent())],
+            on_delivery=self._delivered,
+        )
 
     def _produce(
         self, topic: str, place: Place, value: bytes | None, headers: Sequence[Header]

@@ -33,6 +33,7 @@ from services.gateway.reconciler.move import (
     without_room,
 )
 from services.gateway.reconciler.reconcile import Reconciler, differences
+from services.gateway.reconciler.silence import Silences
 from services.gateway.reconciler.specs import Specs
 from services.gateway.streams import StreamRow, change, find, mark_deleted
 from services.process.kafka import headers_of
@@ -289,7 +290,7 @@ def reconciler(
     monkeypatch.setattr("services.gateway.reconciler.reconcile.EVERY_S", 0.1)
     specs = partial(Specs, {"bootstrap.servers": kafka}, topic_prefix, "sightlog/gateway/test")
     burial = Burial(observed, lambda *_: 0)
-    made = Reconciler(database_url, specs, burial, Moves(observed, clock))
+    made = Reconciler(database_url, specs, burial, Moves(observed, clock), Silences(observed))
     made.start()
     yield made
     made.stop()

@@ -31,6 +31,7 @@ from services.gateway.reconciler.reconcile import (
     Reconciler,
     differences,
 )
+from services.gateway.reconciler.silence import Silences
 from services.gateway.reconciler.specs import Place, Specs
 from services.gateway.snapshots import Snapshots
 from tests.gateway.parts import said
@@ -101,7 +102,8 @@ def snapshots(tmp_path_factory: pytest.TempPathFactory) -> Snapshots:
 def make_reconciler(database_url, kafka, topic_prefix, observed, snapshots):
     specs = partial(Specs, {"bootstrap.servers": kafka}, topic_prefix, "sightlog/gateway/test")
     burial = Burial(observed, snapshots.remove)
-    return lambda: Reconciler(database_url, specs, burial, Moves(observed))
+    moves, silences = Moves(observed), Silences(observed)
+    return lambda: Reconciler(database_url, specs, burial, moves, silences)
 
 
 @pytest.fixture
