@@ -204,10 +204,10 @@ def test_a_clock_that_was_set_back_ends_no_event_before_it_began(owner):
 STEPS = st.one_of(
     st.tuples(
         st.just("be"),
-        st.sampled_from([RUNNING, STARTING, STOPPED, OVER, UNREACHABLE, TIMEOUT, BROKER_DOWN]),
-        st.sampled_from([0.0, 0.3, 2, 7]),
+        st.sampled_from([UNREACHABLE, TIMEOUT, RUNNING, STARTING, STOPPED, OVER, BROKER_DOWN]),
+        st.sampled_from([7, 0.3, 2]),
     ),
-    st.sampled_from([("say",), ("tell",), ("confirm",), ("take_over",), ("unheard",), ("lost",)]),
+    st.sampled_from([("say",), ("hear",), ("tell",), ("confirm",), ("take_over",), ("lose",)]),
 )
 
 
@@ -215,26 +215,39 @@ class Slow(Owner):
     """Whose broker answers when a step says so."""
 
     @override
+    def take_over(self, *, arrived=True):
+        self._unheard = []
+        super().take_over(arrived=arrived)
+
+    def lose(self):
+        self.take_over(arrived=False)
+
+    @override
     def deliver(self):
         return
 
-    def unheard(self):
-        self.say(acknowledged=False)
+    @override
+    def say(self, *, acknowledged=False):
+        self._unheard.append(self.outage.down)
+        return super().say(acknowledged=acknowledged)
 
-    def lost(self):
-        self.take_over(arrived=False)
+    def hear(self):
+        if self._unheard:
+            self.outage.acknowledge(self._unheard.pop(0))
+
+    def come_to_rest(self):
+        for _ in range(3):
+            self.be(STOPPED)
+            while self.say(acknowledged=True) or self.tell() or self.confirm():
+                continue
 
 
-@given(st.lists(STEPS, max_size=60))
+@given(st.lists(STEPS, min_size=5, max_size=40))
 def test_whatever_happens_each_event_is_told_whole_and_one_at_a_time(steps):
     owner = Slow()
     for name, *words in steps:
         getattr(owner, name)(*words)
-    Owner.deliver(owner)
-    owner.be(STOPPED)
-    Owner.deliver(owner)
-    owner.be(STOPPED)
-    Owner.deliver(owner)
+    owner.come_to_rest()
     first = {(each.event_id, each.revision): each for each in reversed(owner.events)}
     assert all(
         (each.phase, each.reason, each.started_at)
