@@ -78,6 +78,8 @@ class Owner:
     def tell(self):
         if (due := self.outage.due) is None:
             return False
+        assert self.said is not None
+        assert due == self.said.down  # or the next owner would not know of it
         self._on_its_way = down_event("S", due)
         self.outage.note_sent()
         return True
@@ -199,6 +201,18 @@ def test_a_clock_that_was_set_back_ends_no_event_before_it_began(owner):
     assert owner.outage.down == Down(
         started_at=at(10), ended_at=at(10), reason="UNREACHABLE", revision=1
     )
+
+
+def test_what_no_status_says_yet_is_not_told(owner):
+    older = owner.outage.down
+    owner.be(UNREACHABLE, BLIP_S - 1)
+    owner.now_s += 1
+    owner.outage.note(Condition(*UNREACHABLE, 0), owner.instant)
+    owner.outage.acknowledge(older)
+    assert owner.outage.down is not None
+    assert owner.outage.due is None
+    owner.outage.acknowledge(owner.outage.down)
+    assert owner.outage.due == owner.outage.down
 
 
 STEPS = st.one_of(
