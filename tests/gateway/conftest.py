@@ -9,11 +9,13 @@ import pytest
 from nacl.public import PrivateKey
 from sqlalchemy import Engine, create_engine
 
+from deploy.local.environment import minimal_environment
 from schemas.tables import engine_url
 from services.gateway.access import Access
 from services.gateway.app import create_app
 from services.gateway.owners import Owners
 from services.gateway.parts import Parts
+from tests.gateway.gateway_process import running
 from tests.gateway.parts import INTERNAL_KEY, Nudges, key_of, make_parts
 
 
@@ -56,3 +58,20 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine = create_engine(engine_url(database_url))
     yield engine
     engine.dispose()
+
+
+@pytest.fixture
+def environment(database_url, kafka, topic_prefix, tmp_path) -> dict[str, str]:
+    return minimal_environment() | {
+        "DATABASE_URL": database_url,
+        "KAFKA_BOOTSTRAP_SERVERS": kafka,
+        "SIGHTLOG_TOPIC_PREFIX": topic_prefix,
+        "SIGHTLOG_INTERNAL_KEY": INTERNAL_KEY,
+        "FRAME_STORAGE_PATH": str(tmp_path / "frames"),
+        "GATEWAY_AUTH": "off",
+    }
+
+
+@pytest.fixture
+def run(environment, tmp_path):
+    return lambda **more: running(environment | more, tmp_path)

@@ -10,35 +10,17 @@ from sqlalchemy import Engine, select
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from deploy.local.environment import minimal_environment
 from schemas.messages import Status
 from schemas.tables import streams
 from services.gateway.settings import Settings
 from services.process.settings import load
-from tests.gateway.gateway_process import create, running
-from tests.gateway.parts import INTERNAL_KEY, said
+from tests.gateway.gateway_process import create
+from tests.gateway.parts import said
 from tests.gateway.serving import serving
 from tests.gateway.test_pictures import Owner
 from tests.gateway.topic import last_values, messages, say_status, wait_until
 
 KEY = "the-key-of-an-administrator"
-
-
-@pytest.fixture
-def environment(database_url, kafka, topic_prefix, tmp_path) -> dict[str, str]:
-    return minimal_environment() | {
-        "DATABASE_URL": database_url,
-        "KAFKA_BOOTSTRAP_SERVERS": kafka,
-        "SIGHTLOG_TOPIC_PREFIX": topic_prefix,
-        "SIGHTLOG_INTERNAL_KEY": INTERNAL_KEY,
-        "FRAME_STORAGE_PATH": str(tmp_path / "frames"),
-        "GATEWAY_AUTH": "off",
-    }
-
-
-@pytest.fixture
-def run(environment, tmp_path):
-    return lambda **more: running(environment | more, tmp_path)
 
 
 def slot_of(engine: Engine, id: str) -> int:
