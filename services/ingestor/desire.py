@@ -77,6 +77,11 @@ class Burials:
         self._begun_to = max(self._begun_to, mark)
         self._open = {offset for offset in self._open if offset >= mark}
 
+    def bound(self, end: int) -> None:
+        """The partition ends here. What was buried beyond it was of a topic that is gone."""
+        if end < self._begun_to:
+            self._begun_to, self._open = end, set()
+
     def begin(self, offset: int) -> bool:
         """Whether it still needs one."""
         if offset < self._begun_to:
@@ -178,6 +183,7 @@ class Desires:
         if partition not in self._assigned:
             return
         if error is not None:
+            self._burials[partition].bound(message.offset() or 0)
             yield ReadToEnd(partition)
             return
         key = message.key() or b""

@@ -80,6 +80,18 @@ def test_the_mark_stands_before_the_first_letter_that_is_still_on_its_way():
     assert burials.begin(20)
 
 
+def test_what_was_buried_beyond_the_end_was_of_a_topic_that_is_gone():
+    burials = Burials()
+    burials.resume(5)
+    burials.begin(7)
+    burials.bound(8)
+    assert not burials.begin(7)
+    burials.bound(1)
+    assert burials.mark == 1
+    assert burials.begin(1)
+    assert not burials.settle(7)
+
+
 GOOD = StreamSpec(
     stream_id="S1", slot=2, generation=1, running=True, name="a camera", url="rtsp://h/x"
 )
