@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.ingestor.stamp import ClockWatch, MediaClock, WallClock, choose
+from services.ingestor.stamp import ClockWatch, MediaClock, WallClock, choose, clocks_apart_s
 
 START_S = 1000.0
 
@@ -98,3 +98,29 @@ def test_a_clock_that_is_set_is_told_from_one_that_is_slewed():
         apart_s[0] = now_s
         told.append(round(watch.step_s(), 1))
     assert told == [0, 0, 1.2, 0, 4898.8, 0, -5000.0]
+
+
+class Clocks:
+    """Between some readings, numbered from 1, the thread that reads stands still for a while."""
+
+    def __init__(self, stills_s):
+        self._stills_s = stills_s
+        self._readings = 0
+        self._passed_s = 0.0
+
+    def utc_s(self):
+        return 1000.0 + self.monotonic_s()
+
+    def monotonic_s(self):
+        self._readings += 1
+        self._passed_s += self._stills_s.get(self._readings, 0.001)
+        return self._passed_s
+
+
+@pytest.mark.parametrize(
+    "stills_s",
+    [{2: 3.0}, {3: 3.0}, {2: 3.0, 3: 5.0, 5: 2.0}, dict.fromkeys(range(1, 30), 0.4)],
+)
+def test_a_thread_that_stands_still_between_two_clocks_sees_no_step(stills_s):
+    clocks = Clocks(stills_s)
+    assert clocks_apart_s(clocks.utc_s, clocks.monotonic_s) == pytest.approx(1000, abs=0.01)
