@@ -29,7 +29,7 @@ from services.ingestor.room import Room
 from services.ingestor.serve import create_app, serving
 from services.ingestor.settings import Settings, forget_secrets
 from services.ingestor.stamp import ClockWatch
-from services.ingestor.supervise import Surroundings
+from services.ingestor.supervise import Beginnings, Surroundings
 from services.ingestor.unseal import Credentials, SealBroken, new_key_pair, private_keys, unseal
 from services.process.kafka import client_config
 from services.process.logging import configure_logging
@@ -40,6 +40,7 @@ PRELOAD = (
     *("av", "numpy", "simplejpeg"),
     *("services.ingestor.camera", "services.ingestor.children", "services.ingestor.leave"),
 )
+STARTS_PER_CORE = 2  # at once
 MEMBER: dict[str, Any] = {
     "enable.auto.commit": False,
     "auto.offset.reset": "earliest",
@@ -125,6 +126,7 @@ def surroundings(settings: Settings, instance: str, outside: Outside, show: Targ
         heartbeat_s=settings.heartbeat_s,
         retry_base_s=settings.retry_base_s,
         retry_cap_s=settings.retry_cap_s,
+        beginnings=Beginnings(STARTS_PER_CORE * (os.cpu_count() or 1)),
     )
 
 

@@ -111,7 +111,7 @@ class Ingestor:
         self._bury()
         self._watch_clock()
         self._claim()
-        for place, stream in list(self._streams.items()):
+        for place, stream in sorted(self._streams.items(), key=_has_waited):
             stream.tick()
             if stream.is_gone:
                 self._streams.pop(place)
@@ -345,6 +345,11 @@ class Ingestor:
         undelivered = self._announcer.flush(FLUSH_S)
         if undelivered:
             log.warning("facts.undelivered", count=undelivered)
+
+
+def _has_waited(placed: tuple[Place, Stream]) -> float:
+    """The new ones first, then who has waited longest: so that each gets its turn to start."""
+    return placed[1].retry_at_s
 
 
 def _lose_letters(count: int, cause: str) -> None:

@@ -44,6 +44,7 @@ HUNG_S = 15.0  # without a word from a camera, whose own time-outs are shorter
 LONGEST_TICK_S = 0.5  # of a longer one, we slept and not the camera
 BROKER_PATIENCE_S = 3.0
 STABLE_S = 10.0  # of running, after which earlier failures are forgotten
+BEGINNING_S = 1.0  # a process that shows nothing by then waits for its camera, and costs little
 
 Acknowledged = Callable[[], None]
 Publish = Callable[[link.Shot | link.Counted, bytes], None]
@@ -67,6 +68,7 @@ class Surroundings:
     heartbeat_s: float
     retry_base_s: float
     retry_cap_s: float
+    beginnings: "Beginnings"
 
 
 class Camera:
@@ -84,6 +86,7 @@ class Camera:
         self._words = 0
         self._words_seen = 0
         self._quiet_s = 0.0
+        self._began_s = time.monotonic()
         self._reader = threading.Thread(target=self._read, name=f"camera-{child.pid}", daemon=True)
         _tell(child.link, order)
         self._reader.start()
@@ -92,6 +95,11 @@ class Camera:
     def is_over(self) -> bool:
         """Whether the process has ended and all it said has been read."""
         return not self._reader.is_alive() and self.child.is_over
+
+    @property
+    def is_beginning(self) -> bool:
+        is_early = time.monotonic() - self._began_s < BEGINNING_S
+        return is_early and self.opened is None and self._reader.is_alive()
 
     def close(self) -> None:
         self.child.link.close()
@@ -143,6 +151,22 @@ def _tell(down: socket.socket, message: link.Down) -> None:
         return
 
 
+class Beginnings:
+    """Few cameras at a time: a start costs more than a second of showing, and a hundred at once
+    would take the processor from all that run."""
+
+    def __init__(self, at_once: int) -> None:
+        self._at_once = at_once
+        self._cameras: list[Camera] = []
+
+    def have_room(self) -> bool:
+        self._cameras = [camera for camera in self._cameras if camera.is_beginning]
+        return len(self._cameras) < self._at_once
+
+    def note(self, camera: Camera) -> None:
+        self._cameras.append(camera)
+
+
 def _instant() -> Instant:
     return Instant(now(), time.monotonic())
 
@@ -169,7 +193,7 @@ class Stream:
         self._ends_with_camera = False
         self._ordered: tuple[StreamSpec, link.Order] | None = None
         self._failures = 0
-        self._retry_at_s = 0.0
+        self.retry_at_s = 0.0
         self._running_since_s: float | None = None
         self._owes_heartbeat = False
         self._final_accounts: list[Account] = []  # that were not told yet
@@ -198,7 +222,7 @@ class Stream:
             return
         if spec.generation != self.spec.generation:
             self._is_over = False
-            self._failures, self._retry_at_s = 0, 0.0
+            self._failures, self.retry_at_s = 0, 0.0
         self.spec = self.outbox.spec = spec
         self._is_deleted = False
 
@@ -310,7 +334,8 @@ class Stream:
             return
         if self._state.status in (Status.STOPPED, Status.STOPPING) or self._lacks_room:
             self._enter(statuses.starting(now()))
-        if self.outbox.epoch is not None and now_s >= self._retry_at_s:
+        is_due = self.outbox.epoch is not None and now_s >= self.retry_at_s
+        if is_due and self._world.beginnings.have_room():
             self._start()
 
     @property
@@ -337,6 +362,7 @@ class Stream:
         self._running_since_s = None
         self._pulse.restart()
         self.camera = Camera(self._world.start(), order, self._take)
+        self._world.beginnings.note(self.camera)
         self._log.info("camera.started", pid=self.camera.child.pid, epoch=self.epoch)
 
     def _take(self, shot: link.Shot | link.Counted, jpeg: bytes) -> None:
@@ -428,7 +454,7 @@ class Stream:
         wait_s = statuses.retry_wait_s(
             reason, self._failures, world.retry_base_s, world.retry_cap_s, chance
         )
-        self._retry_at_s = time.monotonic() + wait_s
+        self.retry_at_s = time.monotonic() + wait_s
         self._state = statuses.failed(
             self._state,
             reason,

@@ -13,8 +13,8 @@ import pytest
 from msgspec.structs import replace
 
 from schemas.messages import Frame, StreamSpec
-from tests.ingestor.conftest import PASSWORD, assert_near_bar, eventually, is_alive
-from tests.ingestor.test_streams import later, sealed
+from tests.ingestor.conftest import PASSWORD, assert_near_bar, eventually, is_alive, sealed
+from tests.ingestor.test_streams import later
 
 RETRY_CAP_S = 0.5  # as the ingestors of these tests have it
 STOPPED_WITHIN_S = 2.0

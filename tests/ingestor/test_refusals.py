@@ -23,7 +23,7 @@ from services.ingestor.newest import Newest
 from services.ingestor.publish import Waiting
 from services.ingestor.room import Room
 from services.ingestor.stamp import ClockWatch
-from services.ingestor.supervise import Stream, Surroundings
+from services.ingestor.supervise import Beginnings, Stream, Surroundings
 
 LAST = StreamStatus(stream_id="S1", status=Status.RUNNING, since=now(), epoch=7, owner="dead")
 
@@ -142,6 +142,7 @@ def world(facts, frames):
         heartbeat_s=10,
         retry_base_s=1,
         retry_cap_s=1,
+        beginnings=Beginnings(at_once=1),
     )
 
 

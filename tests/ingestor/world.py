@@ -11,7 +11,7 @@ from services.ingestor import link
 from services.ingestor.children import KILL_AFTER_S
 from services.ingestor.newest import Newest
 from services.ingestor.room import Room
-from services.ingestor.supervise import Surroundings
+from services.ingestor.supervise import Beginnings, Surroundings
 from services.ingestor.unseal import SealBroken
 
 BEGIN = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
@@ -105,6 +105,7 @@ class World:
             heartbeat_s=10,
             retry_base_s=1,
             retry_cap_s=8,
+            beginnings=Beginnings(at_once=1),
         )
 
     def _start(self):

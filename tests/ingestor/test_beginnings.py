@@ -1,0 +1,117 @@
+"""Few cameras start at a time, and each gets its turn."""
+
+import socket
+import threading
+
+import pytest
+from msgspec.structs import replace
+
+from schemas.messages import Reason, SourceFacts, StreamSpec
+from services.ingestor import link, supervise
+from services.ingestor.newest import Newest
+from services.ingestor.room import Room
+from services.ingestor.supervise import Beginnings, Stream, Surroundings
+from tests.ingestor.conftest import eventually
+
+SPEC = StreamSpec(
+    stream_id="S0", slot=0, generation=1, running=True, name="a camera", url="rtsp://h/x"
+)
+ORDER = link.Order(
+    stream_id="S0",
+    url="rtsp://h/x",
+    username=None,
+    password=None,
+    frame_width=640,
+    fps=5,
+    trust_source_clock=False,
+    verify_tls=True,
+    media_path="",
+    allowed=(),
+    denied=(),
+)
+SOURCE = SourceFacts(codec="h264", width=640, height=360, fps=5)
+
+
+class Child:
+    """A camera's process as its ingestor sees it; the other end of the link is the test's."""
+
+    pid = 1
+    is_ending = is_over = False
+
+    def __init__(self):
+        self.link, self.theirs = socket.socketpair()
+
+    def memory_bytes(self):
+        return None
+
+
+@pytest.fixture
+def children():
+    started: list[Child] = []
+    yield started
+    for child in started:
+        child.theirs.close()
+    for thread in threading.enumerate():
+        if thread.name == f"camera-{Child.pid}":
+            thread.join()
+    for child in started:
+        child.link.close()
+
+
+def take(status, slot, acknowledged):
+    """The broker that has everything at once."""
+    acknowledged()
+    return True
+
+
+@pytest.fixture
+def streams(children):
+    """Three, of one ingestor that starts two at once."""
+
+    def start():
+        children.append(Child())
+        return children[-1]
+
+    world = Surroundings(
+        instance="me",
+        endpoint="http://x",
+        newest=Newest(),
+        room=Room(100),
+        start=start,
+        order=lambda spec: ORDER,
+        send=lambda frame, delivered: True,
+        say=take,
+        beat=lambda heartbeat: True,
+        tell=lambda event, acknowledged: True,
+        buffer_bytes=1_000_000,
+        heartbeat_s=10,
+        retry_base_s=1,
+        retry_cap_s=1,
+        beginnings=Beginnings(at_once=2),
+    )
+    streams = [Stream(replace(SPEC, stream_id=f"S{n}"), 0, None, world) for n in range(3)]
+    for stream in streams:
+        stream.claim(1)
+    return streams
+
+
+def started(streams):
+    for stream in streams:
+        stream.tick()
+    return [stream.camera is not None for stream in streams]
+
+
+@pytest.mark.parametrize("word", [link.Opened(SOURCE), link.Failed(Reason.UNREACHABLE)])
+def test_the_next_one_starts_once_another_shows_its_first_picture_or_fails(streams, children, word):
+    assert started(streams) == [True, True, False]
+    assert started(streams) == [True, True, False]
+    link.send(children[1].theirs, word)
+    if isinstance(word, link.Failed):
+        children[1].theirs.shutdown(socket.SHUT_RDWR)
+    eventually(lambda: started(streams) == [True, True, True])
+
+
+def test_a_silent_camera_keeps_others_waiting_for_a_moment_only(streams, monkeypatch):
+    assert started(streams) == [True, True, False]
+    monkeypatch.setattr(supervise, "BEGINNING_S", 0.0)
+    assert started(streams) == [True, True, True]
