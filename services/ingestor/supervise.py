@@ -255,7 +255,7 @@ class Stream:
             if self._asks_for_room():
                 self._enter(statuses.starting(now()))
         elif self._state.status is not Status.STOPPED:
-            self._enter(statuses.stopping(now()) if self.camera else statuses.stopped(now()))
+            self._come_to_rest()
 
         def acknowledged() -> None:
             if self._is_claimed and self.epoch == epoch:
@@ -267,6 +267,13 @@ class Stream:
             metrics.CLAIMS.inc()
         else:
             self._is_claimed = False
+
+    def _come_to_rest(self) -> None:
+        if self.camera is None:
+            self._enter(statuses.stopped(now()))
+        else:
+            self._enter(statuses.stopping(now()))
+            self.camera.stop()
 
     def is_fenced_by(self, foreign: StreamStatus) -> bool:
         """Said in another partition than the stream's: below our epoch it is history. Where the
@@ -388,6 +395,8 @@ class Stream:
     def _watch(self, camera: Camera, tick_s: float) -> None:
         if camera.child.is_ending:
             camera.child.press()
+            if not self._should_run and self._state.status is not Status.STOPPING:
+                self._enter(statuses.stopping(now()))
             return
         order = self._order_now(camera)
         if order is None:

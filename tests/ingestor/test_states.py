@@ -217,9 +217,9 @@ class Owners(RuleBasedStateMachine):
         had_camera = self.camera is not None
         self.stream.tick()
         self.check_states()
-        is_ending_by_itself = had_camera and (self.camera is None or not self.camera.was_stopped)
+        has_just_parted = had_camera and self.camera is None
         is_resting = self.stream.states[-1].status in COMING_TO_REST
-        assert self._is_wanted or is_resting or is_ending_by_itself
+        assert self._is_wanted or is_resting or has_just_parted
         assert self._is_wanted or self.camera is None or self._unwanted_for_s < GONE_WITHIN_S
         if self.stream.is_gone:
             self._take()
@@ -337,6 +337,7 @@ def test_a_deleted_stream_is_not_said_to_run_in_an_epoch_that_it_claims_while_it
     lives.claim()
     assert lives.world.last.status is Status.STOPPING
     assert lives.world.last.epoch == lives.stream.epoch
+    lives.desire("outdated")  # made again before it was looked at
     lives.teardown()
 
 
@@ -347,6 +348,17 @@ def test_a_stream_that_is_stopped_as_its_camera_dies_has_not_failed():
     lives.desire({"running": False})
     lives.be_well(1)
     assert Status.ERROR not in {status.status for status, _ in lives.world.said}
+    lives.teardown()
+
+
+def test_a_stream_is_stopping_also_where_its_camera_was_ending_for_another_reason():
+    lives = Owners()
+    lives.begin(True, 3)
+    lives.step_the_clock()
+    lives.wait(0.1)
+    lives.desire("delete")
+    lives.wait(0.1)
+    assert lives.world.last.status is Status.STOPPING
     lives.teardown()
 
 
