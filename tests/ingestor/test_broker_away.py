@@ -7,7 +7,7 @@ import signal
 import time
 from collections import Counter
 from functools import partial
-from itertools import groupby, pairwise
+from itertools import cycle, groupby, islice, pairwise
 
 import psutil
 import pytest
@@ -185,9 +185,10 @@ def test_a_killed_broker_is_outlived_and_a_frame_that_it_never_took_ends_its_epo
 
 @pytest.mark.soak
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
-def test_a_minute_without_a_broker_is_outlived(broker, ingestor, topics, streams, how):
-    go_through(broker, ingestor, topics, streams, how, 60)
+def test_ten_minutes_without_a_broker_one_by_one_are_outlived(broker, ingestor, topics, streams):
+    kinds = cycle([signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
+    for how in islice(kinds, 10):
+        go_through(broker, ingestor, topics, streams, how, 60)
 
 
 @pytest.mark.soak
