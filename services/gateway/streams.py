@@ -158,11 +158,13 @@ def everything(connection: Connection) -> Sequence[StreamRow]:
 
 def begin_move(connection: Connection, row: StreamRow, slot: int) -> bool:
     """One generation on it is to stop in its slot, two on to be in the other. False: it was changed
-    meanwhile."""
+    meanwhile, or is there."""
     unchanged = (streams.c.id == row.id) & (streams.c.generation == row.generation)
     at_home = streams.c.old_slot.is_(None) & streams.c.deleted_at.is_(None)
+    elsewhere = streams.c.slot != slot
     values = {"slot": slot, "old_slot": row.slot, "generation": row.generation + 2}
-    return connection.execute(update(streams).where(unchanged, at_home).values(values)).rowcount > 0
+    moved = update(streams).where(unchanged, at_home, elsewhere).values(values)
+    return connection.execute(moved).rowcount > 0
 
 
 def end_move(connection: Connection, row: StreamRow) -> None:

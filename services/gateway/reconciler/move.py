@@ -144,9 +144,12 @@ def without_room(
     return [row for _, row in sorted(found(), key=lambda each: (each[0].since, each[1].id))]
 
 
-def target(rows: Iterable[StreamRow], owned: Iterable[Owner]) -> int | None:
-    """The slot with the fewest streams of the owner with the smallest load; None: all are full."""
+def target(row: StreamRow, rows: Iterable[StreamRow], owned: Iterable[Owner]) -> int | None:
+    """The slot with the fewest streams of the owner with the smallest load; None: all are full.
+
+    Never its own owner's: where that has room by now, the stream has it without a move."""
     able = [owner for owner in owned if owner.has_room and owner.slots]
+    able = [owner for owner in able if row.slot not in owner.slots]
     if not able:
         return None
     owner = min(able, key=lambda each: (each.load / each.capacity, each.instance.instance))
@@ -179,8 +182,8 @@ class Moves:
             return False
         status_in = self._observed.status_in
         owned = owners(rows, self._observed.instances.alive(), status_in, slots)
-        slot = target(rows, owned)
-        for row in without_room(rows, owned, status_in)[:1]:
+        for row in without_room(rows, owned, status_in):
+            slot = target(row, rows, owned)
             if slot is not None and begin_move(connection, row, slot):
                 self._next_at = self._monotonic() + 60 / MOVES_A_MINUTE
                 MOVED.inc()

@@ -35,7 +35,7 @@ from services.gateway.reconciler.move import (
 from services.gateway.reconciler.reconcile import Reconciler, differences
 from services.gateway.reconciler.silence import Silences
 from services.gateway.reconciler.specs import Specs
-from services.gateway.streams import StreamRow, change, find, mark_deleted
+from services.gateway.streams import StreamRow, begin_move, change, find, mark_deleted
 from services.process.kafka import headers_of
 from tests.gateway.clock import Clock
 from tests.gateway.gateway_process import running
@@ -114,7 +114,8 @@ class Said:
 def moved(rows: list[StreamRow], alive: Any, statuses: Said) -> tuple[list[str], int | None]:
     """Who would move, in this order, and where the first would."""
     owned = owners(rows, alive, statuses, slots=8)
-    return [row.id for row in without_room(rows, owned, statuses)], target(rows, owned)
+    waiting = without_room(rows, owned, statuses)
+    return [row.id for row in waiting], target(waiting[0], rows, owned) if waiting else None
 
 
 def test_who_waits_longest_moves_to_the_emptiest_slot_of_the_least_loaded():
@@ -135,6 +136,22 @@ def test_who_waits_longest_moves_to_the_emptiest_slot_of_the_least_loaded():
     assert moved(rows, alive, statuses) == ([C, B], 5)
     assert moved(rows, alive[:2], statuses) == ([C, B], 2)
     assert moved(rows, alive[:1], statuses) == ([C, B], None)
+
+
+def test_nobody_moves_to_the_owner_that_it_has():
+    """A bulk stop makes room there at once, while the last word of who waits is still CAPACITY."""
+    rows = [a_row(id=A, slot=0), a_row(id=B, slot=2)]
+    statuses = Said(
+        (0, said(A, Status.ERROR, 3, **FULL)),
+        (2, said(B, Status.ERROR, 3, since=now(), reason=Reason.CAPACITY, owner="other")),
+    )
+    alive = [
+        an_instance("full", capacity=3, load=2, slots=(0, 1)),
+        an_instance("other", capacity=3, load=3, slots=(2, 3)),
+    ]
+    assert moved(rows[:1], alive, statuses) == ([A], None)
+    owned = owners(rows, alive, statuses, slots=8)
+    assert [target(row, rows, owned) for row in rows] == [None, 1]
 
 
 def test_what_was_sent_somewhere_counts_there_before_it_has_arrived():
@@ -179,6 +196,16 @@ def test_of_two_that_claim_a_slot_the_one_that_spoke_last_has_it():
     alive = [an_instance("new", slots=(0,)), an_instance("old", slots=(0, 1))]
     slots = {owner.instance.instance: owner.slots for owner in owners([], alive, Said(), 8)}
     assert slots == {"new": [0], "old": [1]}
+
+
+def test_a_row_does_not_move_to_where_it_is(engine: Engine):
+    row = a_row(id=A, slot=1)
+    with engine.connect() as connection:
+        connection.execute(streams.insert().values(**vars(row)))
+        assert not begin_move(connection, row, 1)
+        assert begin_move(connection, row, 2)
+        assert not begin_move(connection, row, 3)  # it was changed meanwhile
+        connection.rollback()
 
 
 # On a real broker and database, with ingestors of the test's own.
