@@ -15,6 +15,7 @@ LONGEST = 2048
 DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322}
 EXPECTED = "expected rtsp://host/path, rtsps://host/path or file:NAME"
 _IPV6 = "expected an IPv6 address between [ and ]"
+_ESCAPED = "expected / ? # @ of a user name or password as %2F %3F %23 %40, and @ of a path as %40"
 
 _NAME = re.compile(r"(?:(?!-)[A-Za-z0-9_-]{1,63}(?<!-)\.)*(?!-)[A-Za-z0-9_-]{1,63}(?<!-)\.?")
 _LOOKS_LIKE_A_NUMBER = re.compile(r"(?:.*\.)?(?:0[xX][0-9a-fA-F]*|[0-9]+)\.?")
@@ -100,11 +101,11 @@ def _file(rest: str) -> Address:
 
 def _camera(scheme: str, rest: str) -> Address:
     authority, path = _parted(rest)
-    userinfo, at, place = authority.rpartition("@")
+    userinfo, _, place = authority.rpartition("@")
     if place.rstrip(":").lower() in DEFAULT_PORTS and path.startswith("//"):
         raise ValueError("expected rtsp:// once")
-    if "#" in path or (not at and "@" in path):
-        raise ValueError("expected / ? # @ of a user name or password as %2F %3F %23 %40")
+    if "#" in path or "@" in path:  # of a password, perhaps: who knows where that ends?
+        raise ValueError(_ESCAPED)
     host, port = _host_and_port(place)
     url = f"{scheme}://{host}{'' if port is None else f':{port}'}{_escaped(path)}"
     if len(url) > LONGEST:
