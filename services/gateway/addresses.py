@@ -27,10 +27,11 @@ _AROUND = " \t\r\n\ufeff\u200b\u2060\u00a0"  # what comes along when an address 
 Network = IPv4Network | IPv6Network
 
 _NAT64 = IPv6Network("64:ff9b::/96")
+_COMPATIBLE = IPv6Network("::/96")
 
 # Not a camera, whoever asks: loopback, link-local, the metadata services of clouds, and what is no
 # single machine's address. The ingestors refuse them too, once a name is looked up.
-_DENIED_UNLESS_ALLOWED = tuple(
+DENIED_UNLESS_ALLOWED = tuple(
     map(
         ip_network,
         (
@@ -40,8 +41,7 @@ _DENIED_UNLESS_ALLOWED = tuple(
             "100.100.100.200/32",
             "192.0.0.192/32",
             "224.0.0.0/3",
-            "::/128",
-            "::1/128",
+            "::/96",
             "fd00:ec2::254/128",
             "fe80::/10",
             "ff00::/8",
@@ -201,7 +201,7 @@ class Networks:
         places = [at, *_within(at)]
         if _any_is_in(places, self._denied):
             return False
-        return _any_is_in(places, self._allowed) or not _any_is_in(places, _DENIED_UNLESS_ALLOWED)
+        return _any_is_in(places, self._allowed) or not _any_is_in(places, DENIED_UNLESS_ALLOWED)
 
 
 def _any_is_in(places: Sequence[IPv4Address | IPv6Address], networks: Sequence[Network]) -> bool:
@@ -209,8 +209,10 @@ def _any_is_in(places: Sequence[IPv4Address | IPv6Address], networks: Sequence[N
 
 
 def _within(at: IPv4Address | IPv6Address) -> list[IPv4Address]:
-    """The IPv4 address that an IPv6 one leads to: mapped, by 6to4 or by NAT64 (RFC 6052)."""
+    """The IPv4 address that an IPv6 one leads to: mapped, compatible, by 6to4 or NAT64 (RFC 4291,
+    3056, 6052)."""
     if isinstance(at, IPv4Address):
         return []
-    by_nat64 = IPv4Address(int(at) & 0xFFFFFFFF) if at in _NAT64 else None
-    return [found for found in (at.ipv4_mapped, at.sixtofour, by_nat64) if found is not None]
+    is_last = at in _NAT64 or (at in _COMPATIBLE and int(at) > 1)  # :: and ::1 lead nowhere else
+    last = IPv4Address(int(at) & 0xFFFFFFFF) if is_last else None
+    return [found for found in (at.ipv4_mapped, at.sixtofour, last) if found is not None]

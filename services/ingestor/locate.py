@@ -13,7 +13,8 @@ Resolve = Callable[[str, int], Iterable[str]]
 
 DEFAULT_PORTS = {"rtsp": 554, "rtsps": 322}
 NAT64 = IPv6Network("64:ff9b::/96")
-REFUSED_UNLESS_ALLOWED = tuple(
+COMPATIBLE = IPv6Network("::/96")
+REFUSED_UNLESS_ALLOWED = tuple(  # by gateways, too
     ip_network(network)
     for network in (
         "0.0.0.0/8",
@@ -21,10 +22,8 @@ REFUSED_UNLESS_ALLOWED = tuple(
         "169.254.0.0/16",  # link-local, clouds' metadata services among it
         "100.100.100.200/32",  # metadata, Alibaba
         "192.0.0.192/32",  # metadata, Oracle
-        "224.0.0.0/4",
-        "255.255.255.255/32",
-        "::/128",
-        "::1/128",
+        "224.0.0.0/3",
+        "::/96",  # ::1 among it
         "fe80::/10",
         "fd00:ec2::254/128",  # metadata, AWS
         "ff00::/8",
@@ -160,11 +159,13 @@ def _checked(host: str, port: int, rules: Rules, resolve: Resolve) -> tuple[str,
 
 
 def _places(address: Address) -> list[Address]:
-    """An IPv6 address, and the IPv4 one that it leads to: mapped, by 6to4 or NAT64 (RFC 6052)."""
+    """An IPv6 address, and the IPv4 one that it leads to: mapped, compatible, by 6to4 or by NAT64
+    (RFC 4291, 3056, 6052)."""
     if isinstance(address, IPv4Address):
         return [address]
-    by_nat64 = IPv4Address(int(address) & 0xFFFFFFFF) if address in NAT64 else None
-    within = (address.ipv4_mapped, address.sixtofour, by_nat64)
+    is_last = address in NAT64 or (address in COMPATIBLE and int(address) > 1)  # not :: and ::1
+    last = IPv4Address(int(address) & 0xFFFFFFFF) if is_last else None
+    within = (address.ipv4_mapped, address.sixtofour, last)
     return [address, *(place for place in within if place is not None)]
 
 

@@ -1,8 +1,11 @@
 """Sloppy but clear addresses, and the password in them."""
 
+from ipaddress import ip_network
+
 import pytest
 
-from services.gateway.addresses import Credentials, Networks, address
+from services.gateway.addresses import DENIED_UNLESS_ALLOWED, Credentials, Networks, address
+from services.ingestor.locate import REFUSED_UNLESS_ALLOWED, Forbidden, Rules, locate
 
 
 @pytest.mark.parametrize(
@@ -105,7 +108,11 @@ def test_what_was_refused_is_not_repeated():
         ("100.100.100.200", False),
         ("0.0.0.0", False),  # noqa: S104 -- refused, not listened on
         ("239.1.2.3", False),
+        ("240.0.0.1", False),
+        ("255.255.255.255", False),
         ("[::1]", False),
+        ("[::127.0.0.1]", False),
+        ("[::10.0.0.9]", False),
         ("[::ffff:169.254.169.254]", False),
         ("[fd00:ec2::254]", False),
         ("[2001:db8::1]", True),
@@ -117,8 +124,31 @@ def test_what_was_refused_is_not_repeated():
         ("[2002:a00:9::1]", True),
     ],
 )
-def test_where_cameras_may_not_be_unless_told(host, allowed):
+def test_where_cameras_may_not_be_unless_told(host, allowed, tmp_path):
+    """Whoever looks at the address, and whoever opens it."""
     assert Networks().allow(host) is allowed
+    assert opens(host, Rules(tmp_path)) is allowed
+
+
+def opens(host: str, rules: Rules) -> bool:
+    found = "10.0.0.9" if host == "cam.local" else host.strip("[]")
+    try:
+        locate(f"rtsp://{host}/live", None, None, rules, resolve=lambda *_: [found])
+    except Forbidden:
+        return False
+    return True
+
+
+def test_gateway_and_ingestor_refuse_the_same_networks():
+    assert {*DENIED_UNLESS_ALLOWED} == {*REFUSED_UNLESS_ALLOWED}
+
+
+def test_an_embedded_address_is_judged_whatever_is_allowed_around_it(tmp_path):
+    networks = Networks(allowed=["::/0"], denied=["10.0.0.0/8"])
+    rules = Rules(tmp_path, [ip_network("::/0")], [ip_network("10.0.0.0/8")])
+    for host, allowed in (("[::10.0.0.9]", False), ("[::1]", True)):
+        assert networks.allow(host) is allowed
+        assert opens(host, rules) is allowed
 
 
 def test_denied_beats_allowed_beats_what_is_refused_by_default():

@@ -75,6 +75,8 @@ def test_a_file_that_is_not_there_is_not_found(url, rules):
         "0.0.0.7",
         "::ffff:127.0.0.1",
         "224.0.0.1",
+        "240.0.0.1",
+        "::127.0.0.1",
         "fe80::1%2",
         "64:ff9b::127.0.0.1",
         "64:ff9b::a9fe:a9fe",
