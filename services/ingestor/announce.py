@@ -29,6 +29,7 @@ log = structlog.get_logger()
 
 M = TypeVar("M", bound=Fact)
 Acknowledged = Callable[[], object]
+Lost = Callable[[], object]
 
 TELL_EVERY_S = 1.0  # of refusals
 
@@ -56,8 +57,14 @@ class Announcer:
     def heartbeat(self, heartbeat: Heartbeat) -> bool:
         return self._say(HEARTBEATS, heartbeat)
 
-    def event(self, event: Event, acknowledged: Acknowledged = lambda: None) -> bool:
-        return self._say(EVENTS, event, acknowledged=acknowledged)
+    def event(
+        self,
+        event: Event,
+        acknowledged: Acknowledged = lambda: None,
+        lost: Lost = lambda: None,
+    ) -> bool:
+        """`lost` is called, perhaps from within, where the broker took no such event."""
+        return self._say(EVENTS, event, acknowledged=acknowledged, lost=lost)
 
     def instance(self, instance: Instance, acknowledged: Acknowledged = lambda: None) -> bool:
         return self._say(INSTANCES, instance, acknowledged=acknowledged)
@@ -75,6 +82,7 @@ class Announcer:
         fact: M,
         partition: int = -1,
         acknowledged: Acknowledged = lambda: None,
+        lost: Lost = lambda: None,
         more: list[Header] | None = None,
     ) -> bool:
         def report(error: KafkaError | None, _: Message) -> None:
@@ -82,6 +90,7 @@ class Announcer:
                 acknowledged()
             else:
                 _lose(topic, error)
+                lost()
 
         try:
             self._producer.produce(
@@ -100,6 +109,7 @@ class Announcer:
             if error.code() != KafkaError.MSG_SIZE_TOO_LARGE:
                 raise  # the producer has failed for good
             _lose(topic, error)
+            lost()
         return True
 
     def _refuse(self, topic: Topic[M]) -> None:

@@ -19,6 +19,7 @@ from schemas.messages import Down, Reason, Status, StreamStatus
 
 BLIP_S = 5.0  # a failure that is over sooner is no event
 STEADY_S = 5.0  # frames must come for so long, or a recovery is none
+RETELL_S = 5.0  # after the broker took no event
 
 
 class Told(Enum):
@@ -27,6 +28,7 @@ class Told(Enum):
     NOWHERE = "nowhere"
     IN_STATUS = "in the status"
     ON_ITS_WAY = "on its way"
+    LOST = "lost"
     YES = "yes"
 
 
@@ -55,7 +57,7 @@ class Outage:
         self._failing_since: Instant | None = None
         self._well_since: Instant | None = None
         self._frames = 0
-        self._framed_at_s = at.monotonic_s
+        self._framed_at_s = self._lost_at_s = at.monotonic_s
         if known is not None and known.status is Status.ERROR:
             self._failing_since = Instant(known.since, at.monotonic_s)
 
@@ -72,6 +74,8 @@ class Outage:
         """To be told again and again, also when nothing changes."""
         if condition.frames != self._frames:
             self._frames, self._framed_at_s = condition.frames, at.monotonic_s
+        if self._told is Told.LOST and at.monotonic_s - self._lost_at_s >= RETELL_S:
+            self._told = Told.IN_STATUS
         if condition.status is Status.RUNNING:
             self._note_well(at)
         elif condition.reason is not None and condition.reason is not Reason.ENDED:
@@ -118,7 +122,13 @@ class Outage:
         return self.down if self._told is Told.IN_STATUS else None
 
     def note_sent(self) -> None:
-        self._told = Told.ON_ITS_WAY
+        """Of what can't be sent at all, it is known by now that it was lost."""
+        if self._told is Told.IN_STATUS:
+            self._told = Told.ON_ITS_WAY
+
+    def note_lost(self, at: Instant) -> None:
+        """The broker did not take the event: it is due again after a while."""
+        self._told, self._lost_at_s = Told.LOST, at.monotonic_s
 
     def note_told(self) -> None:
         """The broker has the event as it is now."""

@@ -47,6 +47,7 @@ STABLE_S = 10.0  # of running, after which earlier failures are forgotten
 BEGINNING_S = 1.0  # a process that shows nothing by then waits for its camera, and costs little
 
 Acknowledged = Callable[[], None]
+Lost = Callable[[], None]
 Publish = Callable[[link.Shot | link.Counted, bytes], None]
 
 
@@ -63,7 +64,7 @@ class Surroundings:
     send: Send
     say: Callable[[StreamStatus, int, Acknowledged], bool]
     beat: Callable[[Heartbeat], bool]
-    tell: Callable[[Event, Acknowledged], bool]
+    tell: Callable[[Event, Acknowledged, Lost], bool]
     buffer_bytes: int
     heartbeat_s: float
     retry_base_s: float
@@ -547,8 +548,11 @@ class Stream:
         due = self._outage.due
         if due is not None:
             event = down_event(self.spec.stream_id, due)
-            if self._world.tell(event, self._outage.note_told):
+            if self._world.tell(event, self._outage.note_told, self._lose_event):
                 self._outage.note_sent()
+
+    def _lose_event(self) -> None:
+        self._outage.note_lost(_instant())
 
     def _beat(self) -> None:
         """Every ten seconds of running, and once more at the end of a camera or an epoch."""

@@ -3,10 +3,10 @@
 import pytest
 from prometheus_client import REGISTRY
 
-from schemas.messages import Instance, now
-from schemas.topics import INSTANCES, PRODUCER_OF_FACTS, Origin
+from schemas.messages import Down, Instance, Reason, down_event, now
+from schemas.topics import EVENTS, INSTANCES, PRODUCER_OF_FACTS, Origin
 from services.ingestor.announce import Announcer
-from tests.ingestor.conftest import free_port
+from tests.ingestor.conftest import eventually, free_port
 
 
 @pytest.fixture
@@ -41,4 +41,23 @@ def test_a_fact_that_no_broker_would_take_is_told_of_as_lost_and_ends_nothing(aw
     before = counted("lost", "dead-letters.v1")
     assert announcer.bury(Origin("t", 0, 0, None, None, b"x" * 2000, []), "NOT_JSON", "x")
     assert counted("lost", "dead-letters.v1") == before + 1
+    announcer.close()
+
+
+@pytest.mark.parametrize(
+    "refusal", [{"message.timeout.ms": 1, "linger.ms": 0}, {"message.max.bytes": 1000}]
+)
+def test_whoever_tells_an_event_hears_that_it_was_lost(away, refusal):
+    announcer = Announcer(away | refusal, "p.", "s")
+    before, heard = counted("lost", EVENTS.name), []
+    event = down_event("S" * 2000, Down(started_at=now(), reason=Reason.TIMEOUT))
+    assert announcer.event(event, lambda: heard.append("told"), lambda: heard.append("lost"))
+
+    def is_heard():
+        announcer.poll()
+        return heard
+
+    eventually(is_heard)
+    assert heard == ["lost"]
+    assert counted("lost", EVENTS.name) == before + 1
     announcer.close()

@@ -82,7 +82,7 @@ def streams(children):
         send=lambda frame, delivered: True,
         say=take,
         beat=lambda heartbeat: True,
-        tell=lambda event, acknowledged: True,
+        tell=lambda event, acknowledged, lost: True,
         buffer_bytes=1_000_000,
         heartbeat_s=10,
         retry_base_s=1,

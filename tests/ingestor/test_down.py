@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from typing_extensions import override
 
 from schemas.messages import Down, Phase, Reason, Status, StreamStatus, down_event
-from services.ingestor.down import BLIP_S, STEADY_S, Condition, Instant, Outage
+from services.ingestor.down import BLIP_S, RETELL_S, STEADY_S, Condition, Instant, Outage
 
 BEGIN = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
 RUNNING = (Status.RUNNING, None)
@@ -91,6 +91,12 @@ class Owner:
         self._on_its_way = None
         self.outage.note_told()
         return True
+
+    def fail(self):
+        """The broker did not take it."""
+        if self._on_its_way is not None:
+            self._on_its_way = None
+            self.outage.note_lost(self.instant)
 
     @property
     def story(self):
@@ -215,13 +221,45 @@ def test_what_no_status_says_yet_is_not_told(owner):
     assert owner.outage.due == owner.outage.down
 
 
+def test_an_event_that_the_broker_did_not_take_is_told_again_after_a_while(owner):
+    owner.be(UNREACHABLE, BLIP_S - 1)
+    owner.now_s += 1
+    owner.outage.note(Condition(*UNREACHABLE, 0), owner.instant)
+    assert owner.say()
+    assert owner.tell()
+    owner.fail()
+    owner.be(UNREACHABLE, RETELL_S - 1)
+    assert owner.events == []
+    owner.be(TIMEOUT, 2)
+    owner.be(RUNNING, 60)
+    assert owner.story == [
+        (Phase.NEW, "UNREACHABLE"),
+        (Phase.UPDATE, "TIMEOUT"),
+        (Phase.END, "TIMEOUT"),
+    ]
+
+
+def test_what_can_not_be_sent_at_all_is_told_again_too(owner):
+    owner.be(UNREACHABLE, BLIP_S - 1)
+    owner.now_s += 1
+    owner.outage.note(Condition(*UNREACHABLE, 0), owner.instant)
+    assert owner.say()
+    owner.outage.note_lost(owner.instant)
+    owner.outage.note_sent()
+    assert not owner.outage.is_settled
+    owner.be(UNREACHABLE, RETELL_S)
+    assert owner.story == [(Phase.NEW, "UNREACHABLE")]
+
+
 STEPS = st.one_of(
     st.tuples(
         st.just("be"),
         st.sampled_from([UNREACHABLE, TIMEOUT, RUNNING, STARTING, STOPPED, OVER, BROKER_DOWN]),
         st.sampled_from([7, 0.3, 2]),
     ),
-    st.sampled_from([("say",), ("hear",), ("tell",), ("confirm",), ("take_over",), ("lose",)]),
+    st.sampled_from(
+        [("say",), ("hear",), ("tell",), ("confirm",), ("fail",), ("take_over",), ("lose",)]
+    ),
 )
 
 
@@ -250,8 +288,8 @@ class Slow(Owner):
             self.outage.acknowledge(self._unheard.pop(0))
 
     def come_to_rest(self):
-        for _ in range(3):
-            self.be(STOPPED)
+        for _ in range(4):
+            self.be(STOPPED, RETELL_S)
             while self.say(acknowledged=True) or self.tell() or self.confirm():
                 continue
 

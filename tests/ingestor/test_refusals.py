@@ -58,7 +58,7 @@ class Facts:
     def beat(self, heartbeat):
         return self._take(self.heartbeats, heartbeat)
 
-    def event(self, event, acknowledged=lambda: None):
+    def event(self, event, acknowledged=lambda: None, lost=lambda: None):
         taken = self._take(self.events, event)
         if taken:
             acknowledged()

@@ -137,7 +137,7 @@ class World:
             self._unacknowledged.append(acknowledged)
         return self.has_room
 
-    def _tell(self, event, acknowledged):
+    def _tell(self, event, acknowledged, lost):
         if self.has_room:
             self.events.append(event)
             self._unacknowledged.append(acknowledged)
