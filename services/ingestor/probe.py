@@ -33,6 +33,8 @@ WIDTH = 640  # of the thumbnail, at most
 FPS = 1.0  # the first picture is taken whatever it says
 LOOK_EVERY_S = 0.02
 END_S = 3.0  # for all of them to end, when the ingestor does
+# No process (too many files; a fork server that is gone says less than expected), or no thread.
+NOT_STARTED = (OSError, EOFError, RuntimeError)
 
 Order = Callable[[StreamSpec], link.Order]  # raises SealBroken
 
@@ -84,12 +86,11 @@ class Probe:
 
     def _look(self) -> None:
         try:
-            order = self._order(self._spec)
-            camera = Camera(self._start(), order, self._take)
+            camera = self._begin(self._order(self._spec))
         except SealBroken as error:
             self._found.set_result(refused(Reason.AUTH_FAILED, str(error)))
             return
-        except OSError as error:  # no child, no process: whatever streams make of that
+        except NOT_STARTED as error:
             log.warning("probe.not_started", error=type(error).__name__)
             self._found.set_result(refused(Reason.DECODER_CRASHED))
             return
@@ -98,6 +99,16 @@ class Probe:
             self._found.set_result(self._judged(camera))
         finally:
             self._end(camera)
+
+    def _begin(self, order: link.Order) -> Camera:
+        child = self._start()
+        try:
+            return Camera(child, order, self._take)
+        except NOT_STARTED:
+            child.kill()
+            children.end([child])
+            child.link.close()
+            raise
 
     def _take(self, shot: link.Shot | link.Counted, jpeg: bytes) -> None:
         """In the camera's reader."""

@@ -1,5 +1,6 @@
 """Sources looked at without a stream, by a real ingestor."""
 
+import asyncio
 import json
 import signal
 import socket
@@ -17,7 +18,8 @@ import pytest
 import simplejpeg
 from nacl.public import PublicKey, SealedBox
 
-from services.ingestor.probe import MOST_AT_ONCE
+from schemas.messages import StreamSpec
+from services.ingestor.probe import MOST_AT_ONCE, Probe
 from services.process.token import sign
 from tests.ingestor.conftest import (
     INTERNAL_KEY,
@@ -27,6 +29,7 @@ from tests.ingestor.conftest import (
     eventually,
     is_alive,
 )
+from tests.ingestor.world import FakeChild, FakeTime, World
 
 SERVERS = 2  # the fork server and its resource tracker: what an idle ingestor has of children
 numbers = count(1)
@@ -210,3 +213,37 @@ def test_a_hung_probe_is_killed_at_its_deadline(ingestor):
             psutil.Process(pid).send_signal(signal.SIGSTOP)
             assert json.loads(answer.read())["reason"] == "TIMEOUT"
         eventually(lambda: not is_alive(pid))
+
+
+def begun(start):
+    spec = StreamSpec(
+        stream_id="P", slot=0, generation=1, running=True, name="probe", url="rtsp://x/"
+    )
+    return Probe(spec, 0.1, start, World().surroundings().order)
+
+
+@pytest.mark.parametrize("error", [OSError, EOFError, RuntimeError])
+def test_a_probe_without_a_process_says_so_and_ends_nothing_else(error):
+    def start():
+        raise error
+
+    probe = begun(start)
+    assert asyncio.run(probe.answer())["reason"] == "DECODER_CRASHED"
+    probe.thread.join(5)
+
+
+def test_a_process_that_can_not_be_read_from_is_ended(monkeypatch):
+    """No thread is left for it; the probe's own was one of the last."""
+    child, begin = FakeChild(FakeTime()), threading.Thread.start
+
+    def start(thread):
+        if thread.name == f"camera-{child.pid}":
+            raise RuntimeError("can't start new thread")
+        begin(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    probe = begun(lambda: child)
+    assert asyncio.run(probe.answer())["reason"] == "DECODER_CRASHED"
+    probe.thread.join(5)
+    assert child.is_over
+    assert child.link.fileno() == -1
