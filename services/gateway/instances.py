@@ -30,6 +30,12 @@ class Instances:
             if len(self._heard) > INSTANCES_KEPT:
                 self._heard.popitem(last=False)
 
+    def last(self, name: str) -> Instance | None:
+        """Its last word, also where it is gone."""
+        with self._lock:
+            found = self._heard.get(name)
+        return found[1] if found else None
+
     def alive(self, service: str = "ingestor") -> list[Instance]:
         """Who spoke last comes first."""
         since = self._monotonic() - SILENT_S

@@ -24,6 +24,8 @@ def test_who_is_silent_is_gone() -> None:
     instances.note(an_instance("b"), now())
     clock.at += SILENT_S / 2 + 1
     assert instances.alive() == [an_instance("b")]
+    assert instances.last("a") == an_instance("a")
+    assert instances.last("c") is None
 
 
 def test_what_is_read_late_is_as_old_as_it_is() -> None:

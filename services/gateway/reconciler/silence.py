@@ -1,8 +1,11 @@
-"""Streams of which nothing is heard: their owner is dead, and nobody took over.
+"""Streams of which nothing is heard: their owner is dead, or there never was one.
 
-Who runs a stream says so every 10 s. Where that ends, nobody is left to tell that the stream is
-down, so the reconciler does, and tells of the end once a new owner is heard. Where an owner speaks
-it has its own event, and ours is over: a stream has one at a time.
+Who runs a stream says so every 10 s. Where that ends, or nobody begins, nobody is left to tell that
+the stream is down, so the reconciler does, and tells of the end once a new owner is heard. Where an
+owner speaks it has its own event, and ours is over: a stream has one at a time.
+
+A stream whose attempts are minutes apart, or that waits for its turn, says nothing meanwhile. Its
+owner's word of life counts for it then, as long as that has the stream's slot.
 
 What is open stands in a table before it is told and until its end has been told: who reconciles
 next tells it again, with the same id, and goes on with it.
@@ -20,6 +23,7 @@ from schemas.messages import (
     NO_HEARTBEAT,
     Down,
     Heartbeat,
+    Instance,
     Reason,
     Status,
     StreamStatus,
@@ -67,23 +71,46 @@ class Quiet:
 
 
 def should_speak(row: StreamRow, status: StreamStatus | None) -> bool:
-    """Somebody runs it, by its last status, or handed it over: and has told of no event itself."""
-    if not is_wanted(row) or status is None or is_told_by_owner(status):
-        return False
-    is_handed_over = (
-        status.status is Status.STOPPED
-        and status.reason is None
-        and status.observed_generation == row.generation
-    )
-    return status.status in (Status.STARTING, Status.RUNNING) or is_handed_over
+    """Somebody should run it, and has told of no event itself."""
+    return is_wanted(row) and not (status and (is_told_by_owner(status) or is_done(row, status)))
 
 
-def is_wanted(row: StreamRow | None) -> bool:
-    return row is not None and row.running and row.deleted_at is None
+def is_wanted(row: StreamRow) -> bool:
+    return row.running and row.deleted_at is None
 
 
 def is_told_by_owner(status: StreamStatus) -> bool:
     return status.down is not None and status.down.ended_at is None
+
+
+def is_done(row: StreamRow, status: StreamStatus) -> bool:
+    """Its file was played; one that was started again since is not."""
+    return status.reason is Reason.ENDED and not is_outdated(row, status)
+
+
+def is_outdated(row: StreamRow, status: StreamStatus) -> bool:
+    return status.observed_generation < row.generation
+
+
+def word_of_life(
+    row: StreamRow, status: StreamStatus | None, owner: Instance | None
+) -> datetime | None:
+    """Its owner's, where it is one of the stream: not where heartbeats are due, nor where somebody
+    is still to begin."""
+    if status is None or status.status in (Status.RUNNING, Status.STOPPED) or owner is None:
+        return None
+    return owner.at if {row.slot, row.old_slot} & {*owner.slots} else None
+
+
+def last_word(
+    row: StreamRow, status: StreamStatus | None, beats: Sequence[tuple[int, datetime]]
+) -> tuple[int, datetime]:
+    """The epoch and the time of it; where nobody began since the stream was started, since then."""
+    words = [*beats, (status.epoch, status.since)] if status else [*beats]
+    epoch, since = max(words, default=(0, row.updated_at))
+    if status and not (status.status is Status.STOPPED and is_outdated(row, status)):
+        return epoch, since
+    return epoch, max(since, row.updated_at)
 
 
 def is_over(
@@ -92,9 +119,7 @@ def is_over(
     status: StreamStatus | None,
     heartbeat: Heartbeat | None,
 ) -> bool:
-    if not is_wanted(row) or status is None:
-        return True
-    if is_told_by_owner(status) or status.reason is Reason.ENDED:
+    if row is None or not should_speak(row, status):
         return True
     last = (silence.epoch, silence.since)
     return heartbeat is not None and (heartbeat.epoch, heartbeat.at) > last
@@ -116,16 +141,17 @@ class Silences:
         silent = self._quiet.note(self._last_words(rows), self._listened_s())
         found = [Silence(**row) for row in connection.execute(select(silences)).mappings()]
         new = silent - {silence.stream_id for silence in found}
-        found += [self._begin(connection, stream_id) for stream_id in sorted(new)]
+        found += [self._begin(connection, known[stream_id]) for stream_id in sorted(new)]
         self._tell(connection, specs, found, known)
 
     def _last_words(self, rows: Sequence[StreamRow]) -> dict[str, Hashable]:
-        seen = self._observed
-        return {
-            row.id: (seen.status(row.id), seen.heartbeat(row.id))
-            for row in rows
-            if should_speak(row, seen.status(row.id))
-        }
+        status = self._observed.status
+        return {row.id: self._words(row) for row in rows if should_speak(row, status(row.id))}
+
+    def _words(self, row: StreamRow) -> Hashable:
+        status = self._observed.status(row.id)
+        owner = self._observed.instances.last(status.owner) if status and status.owner else None
+        return status, self._observed.heartbeat(row.id), word_of_life(row, status, owner)
 
     def _listened_s(self) -> float:
         """Since the last pass: where the broker was away, nobody could be heard."""
@@ -133,21 +159,21 @@ class Silences:
         before, self._watermark = self._watermark or watermark, watermark
         return min((watermark - before).total_seconds(), MOST_AT_ONCE_S)
 
-    def _begin(self, connection: Connection, stream_id: str) -> Silence:
-        silence = self._silence(connection, stream_id)
+    def _begin(self, connection: Connection, row: StreamRow) -> Silence:
+        silence = self._silence(connection, row)
         connection.execute(insert(silences).values(vars(silence)).on_conflict_do_nothing())
-        log.warning("stream.silent", stream=stream_id, since=silence.since.isoformat())
+        log.warning("stream.silent", stream=row.id, since=silence.since.isoformat())
         return silence
 
-    def _silence(self, connection: Connection, stream_id: str) -> Silence:
+    def _silence(self, connection: Connection, row: StreamRow) -> Silence:
         """Its last heartbeat may be older than what we read of the topic."""
-        status, heartbeat = self._observed.status(stream_id), self._observed.heartbeat(stream_id)
-        words = [(status.epoch, status.since)] if status else []
-        words += [(heartbeat.epoch, heartbeat.at)] if heartbeat else []
+        status, heartbeat = self._observed.status(row.id), self._observed.heartbeat(row.id)
+        words = [(heartbeat.epoch, heartbeat.at)] if heartbeat else []
         query = select(heartbeats.c.epoch, heartbeats.c.at)
-        stored = connection.execute(query.where(heartbeats.c.stream_id == stream_id))
-        epoch, since = max([*words, *((row.epoch, row.at) for row in stored)])
-        return Silence(stream_id, since, epoch)
+        stored = connection.execute(query.where(heartbeats.c.stream_id == row.id))
+        words += [(beat.epoch, beat.at) for beat in stored]
+        epoch, since = last_word(row, status, words)
+        return Silence(row.id, since, epoch)
 
     def _tell(
         self,

@@ -3,13 +3,14 @@
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from typing import Any
 
 import msgspec
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
-from sqlalchemy import func, insert, select
+from sqlalchemy import Connection, func, insert, select
 
-from schemas.messages import Down, Phase, Reason, Status, down_event_id, now
+from schemas.messages import NO_HEARTBEAT, Down, Event, Phase, Reason, Status, down_event_id, now
 from schemas.tables import silences, streams
 from schemas.topics import EVENTS
 from services.gateway.observed import Observed
@@ -22,11 +23,14 @@ from services.gateway.reconciler.silence import (
     Silence,
     Silences,
     is_over,
+    last_word,
     should_speak,
+    word_of_life,
 )
 from services.gateway.reconciler.specs import Specs
 from services.gateway.snapshots import Snapshots
-from tests.gateway.messages import a_heartbeat
+from services.gateway.streams import StreamRow
+from tests.gateway.messages import a_heartbeat, an_instance
 from tests.gateway.parts import said
 from tests.gateway.test_answers import a_row
 from tests.gateway.topic import wait_until
@@ -51,21 +55,60 @@ def test_a_stream_is_silent_after_half_a_minute_in_which_it_could_be_heard():
         (Status.RUNNING, {}, True),
         (Status.STARTING, {}, True),
         (Status.STOPPED, {}, True),  # handed over
-        (Status.STOPPED, {"observed_generation": 2}, False),  # it was just started
+        (Status.STOPPED, {"observed_generation": 2}, True),  # it was started since
         (Status.STOPPED, {"reason": Reason.ENDED}, False),
-        (Status.STOPPING, {}, False),
-        (Status.ERROR, {"reason": Reason.TIMEOUT}, False),  # attempts may be minutes apart
+        (Status.STOPPED, {"reason": Reason.ENDED, "observed_generation": 2}, True),
+        (Status.STOPPING, {}, True),
+        (Status.ERROR, {"reason": Reason.TIMEOUT}, True),
         (Status.RUNNING, {"down": DOWN}, False),
+        (Status.ERROR, {"reason": Reason.TIMEOUT, "down": DOWN}, False),
         (Status.RUNNING, {"down": msgspec.structs.replace(DOWN, ended_at=now())}, True),
     ],
 )
-def test_who_runs_a_stream_should_speak_unless_it_tells_of_an_event_itself(status, more, expected):
+def test_of_what_should_run_somebody_should_speak_unless_it_tells_of_an_event_itself(
+    status, more, expected
+):
     row = a_row(id=A, running=True, generation=3)
     seen = msgspec.structs.replace(said(A, status, 3), **more)
     assert should_speak(row, seen) is expected
     assert not should_speak(replace(row, running=False), seen)
     assert not should_speak(replace(row, deleted_at=now()), seen)
-    assert not should_speak(row, None)
+    assert should_speak(row, None)
+    assert not should_speak(replace(row, running=False), None)
+
+
+OWNER = an_instance("ingestor-1", slots=(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("status", "owner", "counts"),
+    [
+        (said(A, Status.ERROR, 3), OWNER, True),  # attempts may be minutes apart
+        (said(A, Status.STARTING, 3), OWNER, True),  # it may wait for its turn
+        (said(A, Status.RUNNING, 3), OWNER, False),
+        (said(A, Status.STOPPED, 3), OWNER, False),
+        (said(A, Status.ERROR, 3), an_instance("ingestor-1", slots=(2,)), False),
+        (said(A, Status.ERROR, 3), None, False),
+        (None, OWNER, False),
+    ],
+)
+def test_its_owners_word_of_life_counts_for_what_has_nothing_to_say_meanwhile(
+    status, owner, counts
+):
+    word = OWNER.at if counts else None
+    assert word_of_life(a_row(id=A, slot=1), status, owner) == word
+    assert word_of_life(a_row(id=A, slot=3, old_slot=1), status, owner) == word
+
+
+def test_it_is_silent_since_the_last_word_or_since_it_was_started():
+    row, at = a_row(id=A, generation=3, updated_at=now()), now()
+    before = row.updated_at - timedelta(hours=1)
+    assert last_word(row, None, []) == (0, row.updated_at)
+    assert last_word(row, None, [(7, before)]) == (7, row.updated_at)
+    assert last_word(row, said(A, Status.ERROR, 2, since=before), []) == (7, before)
+    assert last_word(row, said(A, Status.RUNNING, 2, since=before), [(7, at)]) == (7, at)
+    assert last_word(row, said(A, Status.STOPPED, 3, since=before), []) == (7, before)
+    assert last_word(row, said(A, Status.STOPPED, 2, since=before), []) == (7, row.updated_at)
 
 
 def test_a_silence_is_over_once_an_owner_is_heard_or_nobody_should_speak():
@@ -80,6 +123,10 @@ def test_a_silence_is_over_once_an_owner_is_heard_or_nobody_should_speak():
     slow = msgspec.structs.replace(before, epoch=8, at=since - timedelta(hours=1))
     assert is_over(silence, row, running, slow)  # the clock of the next owner's machine
     assert is_over(silence, None, running, None)
+    assert not is_over(Silence(A, since, 0), row, None, None)
+    played = said(A, Status.STOPPED, 3, reason=Reason.ENDED)
+    assert is_over(silence, row, played, None)
+    assert not is_over(silence, replace(row, generation=4), played, None)  # and started again
     assert is_over(silence, replace(row, running=False), running, None)
     assert is_over(silence, row, msgspec.structs.replace(running, down=DOWN), None)
 
@@ -161,3 +208,74 @@ def test_what_a_dead_owner_leaves_is_told_once_by_whichever_gateway_and_ended_by
     assert events()[-1].ended_at > last.at
     with engine.begin() as connection:
         connection.execute(streams.delete())
+
+
+class Delivered:
+    """Keeps what it is to tell."""
+
+    def __init__(self) -> None:
+        self.told: list[Event] = []
+
+    def tell(self, event: Event) -> None:
+        self.told.append(event)
+
+    def delivered(self, within_s: float) -> bool:
+        return True
+
+
+class Listening:
+    """Passes, a second of the watermark each, until something is told."""
+
+    def __init__(self, connection: Connection, observed: Observed, row: StreamRow) -> None:
+        self._connection, self._observed, self._row = connection, observed, row
+        self._specs: Any = Delivered()
+        self._silences = Silences(observed)
+        self.told: list[Event] = self._specs.told
+
+    def listen(self, most_s: float) -> float:
+        """How long that took."""
+        before, listened_s = len(self.told), 0
+        while len(self.told) == before and listened_s < most_s:
+            listened_s += 1
+            self._observed.note_watermark(self._observed.watermark + timedelta(seconds=1))
+            self._silences.note(self._connection, self._specs, [self._row])
+        return listened_s
+
+
+@pytest.fixture
+def connection(engine):
+    with engine.connect() as connection:
+        yield connection
+        connection.rollback()
+
+
+@pytest.mark.parametrize(
+    ("status", "generation"),
+    [
+        (None, 1),  # there never was an ingestor
+        (said(A, Status.STOPPED, 3), 4),  # it was started while its owner was dead
+        (said(A, Status.ERROR, 3, reason=Reason.TIMEOUT), 3),  # its owner died within the blip
+    ],
+)
+def test_what_nobody_begins_is_told_of_once_and_ended_by_the_first_heartbeat(
+    connection, observed, status, generation
+):
+    if status is not None:
+        observed.note_status(0, status)
+    row = a_row(id=A, slot=0, running=True, generation=generation, updated_at=now())
+    listening = Listening(connection, observed, row)
+    assert SILENT_S < listening.listen(90) < SILENT_S + 5
+    assert listening.listen(90) == 90
+    observed.note_heartbeat(msgspec.structs.replace(a_heartbeat(A, at=now()), epoch=8))
+    assert listening.listen(90) == 1
+    assert [event.phase for event in listening.told] == [Phase.NEW, Phase.END]
+    assert {event.reason for event in listening.told} == {NO_HEARTBEAT}
+
+
+def test_nothing_is_told_of_what_waits_while_its_owner_speaks(connection, observed):
+    observed.note_status(0, said(A, Status.STARTING, 3))
+    listening = Listening(connection, observed, a_row(id=A, slot=0, running=True, generation=3))
+    for at in (now() + timedelta(seconds=number) for number in range(6)):
+        observed.instances.note(msgspec.structs.replace(OWNER, at=at), now())
+        assert listening.listen(20) == 20
+    assert SILENT_S - 25 < listening.listen(90) < SILENT_S
