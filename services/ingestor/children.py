@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
@@ -56,13 +57,20 @@ class Child:
 
     @property
     def is_over(self) -> bool:
-        """Whether it has ended; it is reaped by asking."""
-        with _registry:
-            if not self._is_over and self._process.exitcode is not None:
-                self._status = self._process.exitcode
-                self._process.close()
-                self._is_over = True
-            return self._is_over
+        """Whether it has ended; it is reaped by asking. While another thread starts a process, the
+        answer is the last one: who asks has others to look after."""
+        if _registry.acquire(blocking=False):
+            try:
+                self._reap()
+            finally:
+                _registry.release()
+        return self._is_over
+
+    def _reap(self) -> None:
+        if not self._is_over and self._process.exitcode is not None:
+            self._status = self._process.exitcode
+            self._process.close()
+            self._is_over = True
 
     @property
     def ended_by(self) -> str | None:
@@ -92,8 +100,10 @@ class Child:
         self._signal(signal.SIGKILL)
 
     def _signal(self, number: signal.Signals) -> None:
+        """It may have ended since it was asked."""
         if not self.is_over:
-            os.kill(self.pid, number)
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def memory_bytes(self) -> int | None:
         """Resident, pages shared with other cameras included; None where the system can't tell."""

@@ -1,0 +1,54 @@
+"""A camera's process, asked about while another thread starts one."""
+
+import socket
+import subprocess
+
+import pytest
+
+from services.ingestor import children
+from services.ingestor.children import Child
+
+
+class Ended:
+    """A process of which nothing is left."""
+
+    exitcode = -9
+
+    def __init__(self):
+        with subprocess.Popen(["true"]) as process:
+            self.pid = process.pid
+        self.is_closed = False
+
+    def close(self):
+        self.is_closed = True
+
+
+@pytest.fixture
+def child():
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        yield Child(Ended(), ours)  # type: ignore[arg-type]  # as much of a process as is asked
+
+
+@pytest.fixture
+def starting():
+    """For as long as the fork server does not answer."""
+    with children._registry:
+        yield
+
+
+def test_nobody_waits_for_anothers_start_to_know_of_an_end(starting, child):
+    assert not child.is_over
+
+
+def test_what_has_ended_meanwhile_can_be_killed(starting, child):
+    child.kill()
+    assert child.is_ending
+
+
+def test_an_end_is_known_once_it_may_be_asked_for(child):
+    with children._registry:
+        assert not child.is_over
+    assert child.is_over
+    assert child.ended_by == "SIGKILL"
+    assert child._process.is_closed
