@@ -18,6 +18,7 @@ from services.ingestor import camera, guide, metrics
 from services.ingestor.announce import Announcer
 from services.ingestor.app import Ingestor, Outside, Views
 from services.ingestor.children import Target, fork_server, start
+from services.ingestor.cores import usable_cores
 from services.ingestor.desire import Desires
 from services.ingestor.follow import Statuses
 from services.ingestor.link import Order
@@ -40,7 +41,7 @@ PRELOAD = (
     *("av", "numpy", "simplejpeg"),
     *("services.ingestor.camera", "services.ingestor.children", "services.ingestor.leave"),
 )
-STARTS_PER_CORE = 2  # at once
+STARTS_PER_CORE = 4  # at once: a dead machine's cameras are to be seen again within seconds
 MEMBER: dict[str, Any] = {
     "enable.auto.commit": False,
     "auto.offset.reset": "earliest",
@@ -126,7 +127,7 @@ def surroundings(settings: Settings, instance: str, outside: Outside, show: Targ
         heartbeat_s=settings.heartbeat_s,
         retry_base_s=settings.retry_base_s,
         retry_cap_s=settings.retry_cap_s,
-        beginnings=Beginnings(STARTS_PER_CORE * (os.cpu_count() or 1)),
+        beginnings=Beginnings(settings.starts_at_once or STARTS_PER_CORE * usable_cores()),
     )
 
 

@@ -59,6 +59,9 @@ class Settings(KafkaSettings):
     )
     media_path: Path = Field(Path("media"), description="the folder of `file:` sources")
     capacity: int = Field(100, ge=1, description="how many cameras run at once, from 1")
+    starts_at_once: int | None = Field(
+        None, ge=1, description="how many cameras start at once, from 1"
+    )
     retry_base_s: float = Field(2, gt=0, description="seconds above 0")
     retry_cap_s: float = Field(60, gt=0, description="seconds above 0")
     heartbeat_s: float = Field(10, gt=0, description="seconds above 0")
