@@ -21,6 +21,7 @@ from tests.pipeline.seen import all_ready, all_running, await_running, judge, st
 from tests.stack import RunningStack, eventually
 
 CAMERAS, INGESTORS, KILLS = 30, 3, 10
+STREAMS = CAMERAS + 1  # a clip, too
 WIDTH, HEIGHT, RATE = 640, 360, 5
 ELSEWHERE_BAR_S = 15.0
 GAP_BAR_S = 3.0
@@ -59,7 +60,7 @@ def sub_stream(path: Path) -> Path:
 def flow(stack: RunningStack) -> Iterator[Flow]:
     await_running(stack, 120)
     with Flow(stack["kafkaBootstrapServers"], stack["topicPrefix"]) as flow:
-        assert eventually(lambda: len(flow.streams()) == CAMERAS, 60)
+        assert eventually(lambda: len(flow.streams()) == STREAMS, 60)
         yield flow
 
 
@@ -74,7 +75,7 @@ def settle(stack: RunningStack) -> None:
 
     def is_settled() -> bool:
         shares = [cameras_of(stack, replica) for replica in range(1, INGESTORS + 1)]
-        return all(shares) and sum(map(len, shares)) == CAMERAS
+        return all(shares) and sum(map(len, shares)) == STREAMS
 
     await_running(stack, SETTLED_S)
     assert eventually(lambda: is_settled() and all_ready(stack) and all_running(stack), SETTLED_S)
@@ -202,7 +203,7 @@ def test_cameras_are_handed_over_within_moments_when_ingestors_are_replaced(
         gaps += turn
     spread("all, s", gaps, GAP_BAR_S)
     assert quantiles(gaps, n=10)[8] < 4 * GAP_BAR_S
-    assert len(streams_of(stack)) == CAMERAS
+    assert len(streams_of(stack)) == STREAMS
     assert_whole(flow)
     judge(stack)
 
