@@ -9,9 +9,10 @@ from collections.abc import Callable, Collection
 from datetime import datetime, timedelta
 
 import structlog
+from msgspec.structs import replace
 from sqlalchemy import Connection, delete
 
-from schemas.messages import StreamStatus, now
+from schemas.messages import Down, StreamStatus, down_event, now
 from schemas.tables import heartbeats, ledgers, outcomes, status_history, statuses
 from schemas.topics import DETECTIONS, HEARTBEATS, SNAPSHOTS
 from services.gateway.detections import remove
@@ -42,9 +43,25 @@ def is_over(row: StreamRow, seen: StreamStatus | None, said: Collection[str], at
         return False
     last_spec = row.generation - 1  # the deletion is a generation that no owner is told
     deleted_for = at - row.deleted_at
-    if seen is None or (is_at_rest(seen) and seen.observed_generation < last_spec):
-        return deleted_for > NOT_BEGUN_AFTER
-    return is_at_rest(seen) or deleted_for > NO_OWNER_AFTER
+    if seen is not None and (not is_at_rest(seen) or owes_an_end(seen)):
+        return deleted_for > NO_OWNER_AFTER
+    has_obeyed = seen is not None and seen.observed_generation >= last_spec
+    return has_obeyed or deleted_for > NOT_BEGUN_AFTER
+
+
+def owes_an_end(seen: StreamStatus) -> bool:
+    """Its owner has more to say, and then nothing may follow the tombstone."""
+    return seen.down is not None and seen.down.ended_at is None
+
+
+def last_down(row: StreamRow, seen: Collection[StreamStatus | None]) -> Down | None:
+    """What is left to be told of a stream that is deleted: the end of its event."""
+    said = [status for status in seen if status is not None]
+    down = max(said, key=lambda status: status.epoch).down if said else None
+    if down is None or down.ended_at is not None:
+        return down
+    ended_at = max(row.deleted_at or row.updated_at, down.started_at)
+    return replace(down, ended_at=ended_at, revision=down.revision + 1)
 
 
 class Burial:
@@ -75,14 +92,18 @@ class Burial:
         return bool(unpurged)
 
     def _is_over(self, row: StreamRow, said: Collection[str], at: datetime) -> bool:
+        return all(is_over(row, status, said, at) for status in self._seen(row))
+
+    def _seen(self, row: StreamRow) -> list[StreamStatus | None]:
         """In both slots, where it was on its way from one to another."""
-        seen = [self._observed.status(row.id)]
-        if row.old_slot is not None:
-            slots = row.slot, row.old_slot
-            seen = [self._observed.status_in(slot, row.id) for slot in slots]
-        return all(is_over(row, status, said, at) for status in seen)
+        if row.old_slot is None:
+            return [self._observed.status(row.id)]
+        return [self._observed.status_in(slot, row.id) for slot in (row.slot, row.old_slot)]
 
     def _forget(self, connection: Connection, specs: Specs, row: StreamRow, at: datetime) -> None:
+        """Who told of an event and died has left nobody else to tell its end."""
+        if (down := last_down(row, self._seen(row))) is not None:
+            specs.tell(down_event(row.id, down))
         for slot in (row.slot, row.old_slot):
             if slot is not None and slot < specs.slots:
                 specs.forget_status((slot, row.id))

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 import msgspec
@@ -13,7 +14,16 @@ from sqlalchemy import Engine, Table, func, insert, select, text
 from sqlalchemy.exc import DBAPIError
 from structlog.testing import capture_logs
 
-from schemas.messages import Status, StreamSpec, image_path, now, snapshot_key
+from schemas.messages import (
+    Down,
+    Reason,
+    Status,
+    StreamSpec,
+    down_event,
+    image_path,
+    now,
+    snapshot_key,
+)
 from schemas.tables import detections, heartbeats, ledgers, status_history, statuses, streams
 from schemas.topics import STREAMS
 from services.gateway.observed import Observed
@@ -35,11 +45,14 @@ from services.gateway.reconciler.silence import Silences
 from services.gateway.reconciler.specs import Place, Specs
 from services.gateway.snapshots import Snapshots
 from tests.gateway.parts import said
+from tests.gateway.reconciler.spoken import Spoken
 from tests.gateway.test_answers import a_row
 from tests.gateway.test_detections import NAME, NOON
 from tests.gateway.test_detections import a_row as a_detection
 from tests.gateway.topic import decoded, last_values, messages, say, wait_until
 
+DOWN = Down(started_at=now() - timedelta(hours=1), reason=Reason.TIMEOUT, revision=1)
+ENDED = msgspec.structs.replace(DOWN, ended_at=now(), revision=2)
 A, B, C = (f"01KAPZ000000000000000000{letter}0" for letter in "ABC")
 
 
@@ -335,6 +348,35 @@ def test_a_row_is_over_once_its_last_spec_is_known_to_be_stopped(
     ended = [is_over(row, seen, set(), deleted_at + age) for age in ages]
     assert ended == [young, after_a_minute, True]
     assert not is_over(row, seen, {A}, deleted_at + ages[-1])
+
+
+@pytest.mark.parametrize(
+    ("status", "waits"), [(Status.STOPPED, True), (Status.ERROR, True), (None, False)]
+)
+def test_a_row_waits_for_an_owner_that_has_an_event_to_end(status, waits):
+    """A status that came after the tombstone would stay for ever."""
+    deleted_at, minute = now(), timedelta(minutes=1)
+    row = a_row(id=A, generation=8, running=False, deleted_at=deleted_at)
+    seen = None if status is None else said(A, status, 7, down=DOWN)
+    assert is_over(row, seen, set(), deleted_at + minute) is not waits
+    assert is_over(row, seen, set(), deleted_at + NO_OWNER_AFTER + minute)
+    if seen is not None and status is Status.STOPPED:
+        told = msgspec.structs.replace(seen, down=ENDED)
+        assert is_over(row, told, set(), deleted_at + minute)
+
+
+@pytest.mark.parametrize("old_slot", [None, 1])
+def test_who_buries_a_stream_ends_the_event_that_its_dead_owner_told_of(engine, observed, old_slot):
+    at = now() - 2 * NO_OWNER_AFTER
+    row = a_row(id=A, slot=2, old_slot=old_slot, generation=8, running=False, deleted_at=at)
+    place = 2 if old_slot is None else old_slot
+    observed.note_status(place, said(A, Status.ERROR, 7, down=DOWN))
+    specs: Any = Spoken()
+    with engine.connect() as connection:
+        Burial(observed, lambda *_: 0).bury(connection, specs, [row])
+    (event,) = specs.told
+    assert event == down_event(A, msgspec.structs.replace(ENDED, ended_at=at))
+    assert (place, A) in specs.forgotten
 
 
 def test_a_purged_stream_is_swept_ever_more_rarely_and_forgotten_after_what_kafka_keeps():

@@ -32,6 +32,7 @@ from services.gateway.snapshots import Snapshots
 from services.gateway.streams import StreamRow
 from tests.gateway.messages import a_heartbeat, an_instance
 from tests.gateway.parts import said
+from tests.gateway.reconciler.spoken import Spoken
 from tests.gateway.test_answers import a_row
 from tests.gateway.topic import wait_until
 
@@ -210,25 +211,12 @@ def test_what_a_dead_owner_leaves_is_told_once_by_whichever_gateway_and_ended_by
         connection.execute(streams.delete())
 
 
-class Delivered:
-    """Keeps what it is to tell."""
-
-    def __init__(self) -> None:
-        self.told: list[Event] = []
-
-    def tell(self, event: Event) -> None:
-        self.told.append(event)
-
-    def delivered(self, within_s: float) -> bool:
-        return True
-
-
 class Listening:
     """Passes, a second of the watermark each, until something is told."""
 
     def __init__(self, connection: Connection, observed: Observed, row: StreamRow) -> None:
         self._connection, self._observed, self._row = connection, observed, row
-        self._specs: Any = Delivered()
+        self._specs: Any = Spoken()
         self._silences = Silences(observed)
         self.told: list[Event] = self._specs.told
 
