@@ -86,9 +86,7 @@ class Burial:
         except StoreAway as error:
             log.warning("pictures.unremovable", error=str(error))
             return False
-        for row in due:
-            if row not in unpurged:
-                self._forget(connection, specs, row, at)
+        self._forget(connection, specs, [row for row in due if row not in unpurged], at)
         return bool(unpurged)
 
     def _is_over(self, row: StreamRow, said: Collection[str], at: datetime) -> bool:
@@ -100,15 +98,25 @@ class Burial:
             return [self._observed.status(row.id)]
         return [self._observed.status_in(slot, row.id) for slot in (row.slot, row.old_slot)]
 
-    def _forget(self, connection: Connection, specs: Specs, row: StreamRow, at: datetime) -> None:
+    def _forget(
+        self, connection: Connection, specs: Specs, rows: Collection[StreamRow], at: datetime
+    ) -> None:
+        for row in rows:
+            self._say_last(specs, row)
+        if not rows or not specs.delivered(DELIVERED_WITHIN_S):
+            return
+        for row in rows:
+            self._remove(connection, row, at)
+
+    def _say_last(self, specs: Specs, row: StreamRow) -> None:
         """Who told of an event and died has left nobody else to tell its end."""
         if (down := last_down(row, self._seen(row))) is not None:
             specs.tell(down_event(row.id, down))
         for slot in (row.slot, row.old_slot):
             if slot is not None and slot < specs.slots:
                 specs.forget_status((slot, row.id))
-        if not specs.delivered(DELIVERED_WITHIN_S):
-            return
+
+    def _remove(self, connection: Connection, row: StreamRow, at: datetime) -> None:
         for table in (statuses, heartbeats, *(OF_THE_PURGED if row.purge else ())):
             connection.execute(delete(table).where(table.c.stream_id == row.id))
         if row.purge and (again := next_sweep(row.deleted_at or at, at)) is not None:

@@ -192,16 +192,20 @@ class Moves:
         return False
 
     def end(self, connection: Connection, rows: Iterable[StreamRow], specs: Specs) -> None:
-        for row in rows:
-            if row.old_slot is None or row.deleted_at is not None or not self._is_over(row, specs):
-                continue
-            if row.old_slot < specs.slots:
+        """Those that are not delivered now are ended in a later pass: nobody waits for each."""
+        over = [row for row in rows if self._is_over(row, specs)]
+        for row in over:
+            if row.old_slot is not None and row.old_slot < specs.slots:
                 specs.forget_status(old_place(row), row.slot)
-            if specs.delivered(DELIVERED_WITHIN_S):
-                end_move(connection, row)
-                log.info("move.ended", stream=row.id, slot=row.slot, old_slot=row.old_slot)
+        if not over or not specs.delivered(DELIVERED_WITHIN_S):
+            return
+        for row in over:
+            end_move(connection, row)
+            log.info("move.ended", stream=row.id, slot=row.slot, old_slot=row.old_slot)
 
     def _is_over(self, row: StreamRow, specs: Specs) -> bool:
+        if row.old_slot is None or row.deleted_at is not None:
+            return False
         if specs.said.get((row.slot, row.id)) != row.spec or old_place(row) in specs.said:
             return False
         before = self._observed.status_in(*old_place(row))

@@ -42,6 +42,13 @@ LAST_GENERATION = 2**52  # what is beyond is near the last that can be said at a
 FROM_SCRATCH_EVERY_S = 600.0  # what was read of the topic is not trusted for longer
 DELIVERED_WITHIN_S = 1.0
 STOP_WITHIN_S = 2.0  # of the 10 s that a process has
+INTERRUPTIONS = (  # after which it begins anew
+    DBAPIError,
+    KafkaException,
+    BufferError,  # the client's queue is full
+    TailStuck,
+    TopicRebuilt,
+)
 
 LEADING = Gauge("sightlog_gateway_reconciler_leading", "1 where this gateway reconciles")
 SAID = Counter("sightlog_gateway_specs_published_total", "Messages that made streams.v1 agree")
@@ -123,7 +130,7 @@ class Reconciler:
                 with self._elected() as connection:
                     if connection is not None:
                         self._lead(connection)
-            except (DBAPIError, KafkaException, TailStuck, TopicRebuilt) as error:
+            except INTERRUPTIONS as error:
                 log.warning("reconciler.interrupted", error=type(error).__name__)
             self._stop.wait(ELECTION_EVERY_S)
 
@@ -168,11 +175,18 @@ class Reconciler:
             crash_point("reconciler.after_publish")
             SAID.inc(len(found))
             log.info("specs.published", specs=len(found))
-        self._moves.end(connection, rows, specs)
         begun = self._moves.begin(connection, rows, specs.slots)
+        return self._conclude(connection, specs, rows) or begun
+
+    def _conclude(self, connection: Connection, specs: Specs, rows: Sequence[StreamRow]) -> bool:
+        """Each pass says again what was not delivered. Not while it still waits: a broker that is
+        away for long would find all of it a thousand times."""
+        if not specs.delivered(0):
+            return False
+        self._moves.end(connection, rows, specs)
         self._silences.note(connection, specs, rows)
         deleted = [row for row in rows if row.deleted_at is not None]
-        return self._burial.bury(connection, specs, deleted) or begun
+        return self._burial.bury(connection, specs, deleted)
 
     def _overtaking(
         self, connection: Connection, rows: Sequence[StreamRow], specs: Specs

@@ -42,6 +42,7 @@ from tests.gateway.gateway_process import running
 from tests.gateway.messages import an_instance
 from tests.gateway.parts import INTERNAL_KEY, said
 from tests.gateway.reconciler.ingestors import Ingestors, Site
+from tests.gateway.reconciler.spoken import Spoken
 from tests.gateway.test_answers import a_row
 from tests.gateway.topic import all_of, last_values, wait_until
 
@@ -205,6 +206,25 @@ def test_a_row_does_not_move_to_where_it_is(engine: Engine):
         assert not begin_move(connection, row, 1)
         assert begin_move(connection, row, 2)
         assert not begin_move(connection, row, 3)  # it was changed meanwhile
+        connection.rollback()
+
+
+def test_all_moves_that_are_over_wait_once_for_the_broker(engine: Engine):
+    rows = [a_row(id=id, slot=2, old_slot=0) for id in (A, B, C)]
+    specs: Any = Spoken(delivers=False)
+    specs.said = {(row.slot, row.id): row.spec for row in rows}
+    observed = Observed()
+    observed.note_ready()
+    with engine.connect() as connection:
+        connection.execute(streams.insert(), [vars(row) for row in rows])
+        moves = Moves(observed)
+        moves.end(connection, rows, specs)
+        assert (specs.waits, len(specs.forgotten)) == (1, 3)
+        left = select(streams.c.id).where(streams.c.old_slot.is_not(None))
+        assert len(connection.execute(left).all()) == 3
+        specs.delivers = True
+        moves.end(connection, rows, specs)
+        assert connection.execute(left).all() == []
         connection.rollback()
 
 

@@ -379,6 +379,44 @@ def test_who_buries_a_stream_ends_the_event_that_its_dead_owner_told_of(engine, 
     assert (place, A) in specs.forgotten
 
 
+@pytest.fixture
+def make_speaker(database_url, observed, monkeypatch):
+    """A reconciler of these specs."""
+    monkeypatch.setattr("services.gateway.reconciler.reconcile.EVERY_S", 0.01)
+    monkeypatch.setattr("services.gateway.reconciler.reconcile.ELECTION_EVERY_S", 0.01)
+    burial, made = Burial(observed, lambda *_: 0), []
+
+    def make(specs: Iterator[Any]) -> None:
+        moves, silences = Moves(observed), Silences(observed)
+        made.append(Reconciler(database_url, lambda: next(specs), burial, moves, silences))
+        made[-1].start()
+
+    yield make
+    for reconciler in made:
+        reconciler.stop()
+
+
+def test_nothing_is_said_again_while_it_waits_for_the_broker(make_speaker, engine):
+    at = now() - 2 * NO_OWNER_AFTER
+    buried = [a_row(id=id, generation=8, running=False, deleted_at=at) for id in (A, B, C)]
+    store(engine, *buried)
+    specs = Spoken(delivers=False)
+    make_speaker(iter([specs]))
+    wait_until(lambda: specs.passes > 20)
+    assert sorted(specs.forgotten) == [(2, A), (2, B), (2, C)]
+    assert specs.waits == 1  # for all of them: who waits long without a query loses the lock
+    assert all(exists(engine, row.id) for row in buried)
+    specs.delivers = True
+    wait_until(lambda: not any(exists(engine, row.id) for row in buried))
+
+
+def test_a_full_queue_of_the_client_ends_no_gateway(make_speaker, engine):
+    at = now() - 2 * NO_OWNER_AFTER
+    store(engine, a_row(id=A, generation=8, running=False, deleted_at=at))
+    make_speaker(iter([Spoken(holds=0), Spoken()]))
+    wait_until(lambda: not exists(engine, A))
+
+
 def test_a_purged_stream_is_swept_ever_more_rarely_and_forgotten_after_what_kafka_keeps():
     deleted_at, minute = now(), timedelta(minutes=1)
     sweeps = [deleted_at]
