@@ -154,10 +154,11 @@ class Silences:
         return status, self._observed.heartbeat(row.id), word_of_life(row, status, owner)
 
     def _listened_s(self) -> float:
-        """Since the last pass: where the broker was away, nobody could be heard."""
+        """Since the last pass: where the broker was away, nobody could be heard. The watermark is
+        by a clock, and that may be set back."""
         watermark = self._observed.watermark
         before, self._watermark = self._watermark or watermark, watermark
-        return min((watermark - before).total_seconds(), MOST_AT_ONCE_S)
+        return min(max((watermark - before).total_seconds(), 0), MOST_AT_ONCE_S)
 
     def _begin(self, connection: Connection, row: StreamRow) -> Silence:
         silence = self._silence(connection, row)

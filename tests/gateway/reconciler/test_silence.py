@@ -267,3 +267,11 @@ def test_nothing_is_told_of_what_waits_while_its_owner_speaks(connection, observ
         observed.instances.note(msgspec.structs.replace(OWNER, at=at), now())
         assert listening.listen(20) == 20
     assert SILENT_S - 25 < listening.listen(90) < SILENT_S
+
+
+def test_a_clock_that_is_set_back_keeps_no_silence_from_being_heard(connection, observed):
+    observed.note_status(0, said(A, Status.RUNNING, 3))
+    listening = Listening(connection, observed, a_row(id=A, slot=0, running=True, generation=3))
+    assert listening.listen(20) == 20
+    observed.note_watermark(observed.watermark - timedelta(hours=1))
+    assert listening.listen(90) < SILENT_S - 15
