@@ -111,7 +111,7 @@ class Ingestor:
         self._bury()
         self._watch_clock()
         self._claim()
-        for place, stream in sorted(self._streams.items(), key=_has_waited):
+        for place, stream in sorted(self._streams.items(), key=_turn):
             stream.tick()
             if stream.is_gone:
                 self._streams.pop(place)
@@ -347,9 +347,8 @@ class Ingestor:
             log.warning("facts.undelivered", count=undelivered)
 
 
-def _has_waited(placed: tuple[Place, Stream]) -> float:
-    """The new ones first, then who has waited longest: so that each gets its turn to start."""
-    return placed[1].retry_at_s
+def _turn(placed: tuple[Place, Stream]) -> tuple[bool, float]:
+    return placed[1].turn
 
 
 def _lose_letters(count: int, cause: str) -> None:

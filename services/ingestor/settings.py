@@ -64,7 +64,7 @@ class Settings(KafkaSettings):
     )
     retry_base_s: float = Field(2, gt=0, description="seconds above 0")
     retry_cap_s: float = Field(60, gt=0, description="seconds above 0")
-    heartbeat_s: float = Field(10, gt=0, description="seconds above 0")
+    heartbeat_s: float = Field(10, gt=0, le=10, description="seconds above 0, 10 at most")
     buffer_bytes: int = Field(
         4 << 20, ge=1 << 16, description="bytes per stream that may wait for the broker, from 65536"
     )

@@ -189,6 +189,7 @@ class Stream:
         self._said: StreamStatus | None = None
         self._said_at_s = 0.0
         self._source: SourceFacts | None = None
+        self._has_shown = known is not None and known.source is not None
         self._is_deleted = self._is_over = False
         self._is_claimed = self._is_contested = self._has_lost = False
         self._ends_with_camera = False
@@ -214,6 +215,13 @@ class Stream:
             self._state = statuses.ended(known.since)
         if self._is_over or not self.spec.running:
             self._said = self._status()
+
+    @property
+    def turn(self) -> tuple[bool, float]:
+        """To start, lowest first: who ran until a moment ago, then the new ones, then who has
+        waited longest. Who fails again waits like the others, so that each gets its turn."""
+        ran = self._has_shown and self._failures <= 1
+        return not ran, self.retry_at_s
 
     # What others want of it
 
@@ -435,6 +443,7 @@ class Stream:
         if self._state.status is not Status.RUNNING or is_down is not is_said_down:
             self._source = camera.opened.source if camera.opened else self._source
             self._enter(statuses.broker_down(now()) if is_down else statuses.running(now()))
+        self._has_shown = True
         if self._running_since_s is None:
             self._running_since_s = time.monotonic()
         elif time.monotonic() - self._running_since_s > STABLE_S:

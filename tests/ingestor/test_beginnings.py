@@ -2,16 +2,18 @@
 
 import socket
 import threading
+import time
 
 import pytest
 from msgspec.structs import replace
 
-from schemas.messages import Reason, SourceFacts, StreamSpec
+from schemas.messages import Reason, SourceFacts, Status, StreamSpec, StreamStatus, now
 from services.ingestor import link, supervise
 from services.ingestor.newest import Newest
 from services.ingestor.room import Room
 from services.ingestor.supervise import Beginnings, Stream, Surroundings
 from tests.ingestor.conftest import eventually
+from tests.ingestor.world import shot
 
 SPEC = StreamSpec(
     stream_id="S0", slot=0, generation=1, running=True, name="a camera", url="rtsp://h/x"
@@ -58,6 +60,13 @@ def children():
         child.link.close()
 
 
+class Wall:
+    """The clocks, as `shot` asks for them."""
+
+    monotonic = staticmethod(time.monotonic)
+    now = staticmethod(now)
+
+
 def take(status, slot, acknowledged):
     """The broker that has everything at once."""
     acknowledged()
@@ -91,8 +100,17 @@ def streams(children):
     )
     streams = [Stream(replace(SPEC, stream_id=f"S{n}"), 0, None, world) for n in range(3)]
     for stream in streams:
-        stream.claim(1)
+        stream.claim(2)
     return streams
+
+
+@pytest.fixture
+def taken_over(streams):
+    """It ran until its owner died."""
+    known = StreamStatus(stream_id="S3", status=Status.RUNNING, since=now(), epoch=1, source=SOURCE)
+    stream = Stream(replace(SPEC, stream_id="S3"), 0, known, streams[0]._world)
+    stream.claim(2)
+    return stream
 
 
 def started(streams):
@@ -115,3 +133,33 @@ def test_a_silent_camera_keeps_others_waiting_for_a_moment_only(streams, monkeyp
     assert started(streams) == [True, True, False]
     monkeypatch.setattr(supervise, "BEGINNING_S", 0.0)
     assert started(streams) == [True, True, True]
+
+
+def by_turn(streams):
+    return [stream.spec.stream_id for stream in sorted(streams, key=lambda each: each.turn)]
+
+
+def test_who_ran_until_its_owner_died_starts_before_those_that_are_new(streams, taken_over):
+    assert by_turn([*streams, taken_over]) == ["S3", "S0", "S1", "S2"]
+    taken_over._fail(Reason.UNREACHABLE, None)
+    assert by_turn([*streams, taken_over])[0] == "S3"
+
+
+def test_who_fails_again_and_again_waits_like_the_others(streams, taken_over):
+    for _ in range(2):
+        taken_over._fail(Reason.UNREACHABLE, None)
+    assert by_turn([*streams, taken_over]) == ["S0", "S1", "S2", "S3"]
+
+
+def test_who_has_shown_itself_to_this_owner_ran_too(streams, children):
+    streams[2].tick()
+    link.send(children[0].theirs, link.Opened(SOURCE))
+    link.send(children[0].theirs, shot(Wall), b"jpeg")
+
+    def is_running():
+        streams[2].tick()
+        return streams[2].is_running
+
+    eventually(is_running)
+    streams[2]._fail(Reason.UNREACHABLE, None)
+    assert by_turn(streams) == ["S2", "S0", "S1"]

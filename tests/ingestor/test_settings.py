@@ -17,6 +17,8 @@ from services.process.settings import load
         ("SIGHTLOG_SEAL_PRIVATE_KEYS", "c2hvcnQ="),
         ("INGESTOR_HTTP_PORT", "-1"),
         ("MAX_FPS", "-3"),
+        ("INGESTOR_HEARTBEAT_S", "10.5"),  # who is silent for longer is taken for dead
+        ("INGESTOR_STARTS_AT_ONCE", "0"),
     ],
 )
 def test_a_wrong_setting_is_named_and_its_value_is_not(name, value, monkeypatch, capsys):
