@@ -34,6 +34,7 @@ from services.ingestor.supervise import Beginnings, Surroundings
 from services.ingestor.unseal import Credentials, SealBroken, new_key_pair, private_keys, unseal
 from services.process.kafka import client_config
 from services.process.logging import configure_logging
+from services.process.redact import hide, hide_passing
 from services.process.settings import load
 from services.process.stop import exit_when_a_thread_dies, stop_on_signal
 
@@ -80,7 +81,7 @@ def ingest(settings: Settings, clock: ClockWatch, show: Target = camera.main) ->
     outside = open_outside(settings, instance)
     world = surroundings(settings, instance, outside, show)
     ingestor = Ingestor(outside, world, introduction(settings, world), clock)
-    probes = Probes(world.start, world.order)
+    probes = Probes(world.start, orders(settings, hide_passing))
     stopping = threading.Event()
     app = create_app(
         ingestor.readiness,
@@ -111,14 +112,13 @@ def open_outside(settings: Settings, instance: str) -> Outside:
 
 def surroundings(settings: Settings, instance: str, outside: Outside, show: Target) -> Surroundings:
     context = fork_server(PRELOAD)
-    keys = settings.seal_private_keys
     return Surroundings(
         instance=instance,
         endpoint=settings.endpoint or f"http://{settings.http_host}:{settings.http_port}",
         newest=Newest(),
         room=Room(settings.capacity),
         start=lambda: start(context, show, settings.camera_memory_bytes),
-        order=orders(settings, private_keys(keys.get_secret_value()) if keys else ()),
+        order=orders(settings, hide),
         send=outside.frames.send,
         say=outside.announcer.status,
         beat=outside.announcer.heartbeat,
@@ -131,11 +131,13 @@ def surroundings(settings: Settings, instance: str, outside: Outside, show: Targ
     )
 
 
-def orders(settings: Settings, keys: Sequence[PrivateKey]) -> Callable[[StreamSpec], Order]:
+def orders(settings: Settings, hide: Callable[[str], None]) -> Callable[[StreamSpec], Order]:
     """What a camera is told, its own credentials among it. Raises SealBroken."""
+    secret = settings.seal_private_keys
+    keys = private_keys(secret.get_secret_value()) if secret else ()
 
     def order(spec: StreamSpec) -> Order:
-        credentials = credentials_of(spec, keys)
+        credentials = credentials_of(spec, keys, hide)
         return Order(
             stream_id=spec.stream_id,
             url=spec.url,
@@ -153,12 +155,14 @@ def orders(settings: Settings, keys: Sequence[PrivateKey]) -> Callable[[StreamSp
     return order
 
 
-def credentials_of(spec: StreamSpec, keys: Sequence[PrivateKey]) -> Credentials | None:
+def credentials_of(
+    spec: StreamSpec, keys: Sequence[PrivateKey], hide: Callable[[str], None]
+) -> Credentials | None:
     if spec.sealed_credentials is None:
         return None
     if not keys:
         raise SealBroken("This ingestor has no key: set SIGHTLOG_SEAL_PRIVATE_KEYS")
-    return unseal(spec.sealed_credentials, keys, spec.stream_id, spec.url)
+    return unseal(spec.sealed_credentials, keys, spec.stream_id, spec.url, hide)
 
 
 def introduction(settings: Settings, world: Surroundings) -> Instance:

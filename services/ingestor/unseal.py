@@ -2,7 +2,7 @@
 
 from base64 import b64decode, b64encode
 from binascii import Error as NotBase64
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from urllib.parse import urlsplit
 
 import structlog
@@ -52,7 +52,13 @@ def _text(key: bytes) -> str:
     return b64encode(key).decode()
 
 
-def unseal(sealed: str, keys: Sequence[PrivateKey], stream_id: str, url: str) -> Credentials:
+def unseal(
+    sealed: str,
+    keys: Sequence[PrivateKey],
+    stream_id: str,
+    url: str,
+    hide: Callable[[str], None] = hide,
+) -> Credentials:
     """Raises SealBroken, also where they were sealed for another stream or another address.
 
     What an older key opens is worth a line: that key can go once there is none any more.

@@ -19,6 +19,7 @@ from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 GONE = "***"
 MOST_KNOWN = 1000  # secrets beside the settings'; of more, the longest unused is forgotten
+MOST_PASSING = 100  # beside them
 SHORTEST = 4  # characters: what is shorter is found by its place only, else nothing were readable
 SHORT = 8  # characters: below, only whole words count
 SHORTEST_BASE64 = 6  # characters: fewer stand in any text by chance
@@ -59,6 +60,7 @@ class _Known:
         self._lock = threading.Lock()
         self._kept: dict[str, tuple[Needle, ...]] = {}
         self._secrets: OrderedDict[str, tuple[Needle, ...]] = OrderedDict()
+        self._passing: OrderedDict[str, tuple[Needle, ...]] = OrderedDict()
         self._by_start: dict[int, list[Needle]] = {}
 
     def keep(self, secret: str) -> None:
@@ -70,20 +72,26 @@ class _Known:
                 self._sort()
 
     def add(self, secret: str) -> None:
+        self._add(secret, self._secrets, MOST_KNOWN)
+
+    def add_passing(self, secret: str) -> None:
+        self._add(secret, self._passing, MOST_PASSING)
+
+    def _add(self, secret: str, to: OrderedDict[str, tuple[Needle, ...]], most: int) -> None:
         with self._lock:
             if secret in self._kept:
                 return
-            if secret in self._secrets:
-                self._secrets.move_to_end(secret)
+            if secret in to:
+                to.move_to_end(secret)
                 return
-            self._secrets[secret] = tuple(_needles(secret))
-            if len(self._secrets) > MOST_KNOWN:
-                self._secrets.popitem(last=False)
+            to[secret] = tuple(_needles(secret))
+            if len(to) > most:
+                to.popitem(last=False)
             self._sort()
 
     def _sort(self) -> None:
         by_start: dict[int, list[Needle]] = {}
-        for needle in chain(*self._kept.values(), *self._secrets.values()):
+        for needle in chain(*self._kept.values(), *self._secrets.values(), *self._passing.values()):
             by_start.setdefault(needle[0], []).append(needle)
         self._by_start = by_start
 
@@ -112,6 +120,12 @@ def hide(secret: str) -> None:
     a user name before it. What is hidden again counts as new; of many, the oldest is forgotten."""
     if len(secret) >= SHORTEST:
         _known.add(secret)
+
+
+def hide_passing(secret: str) -> None:
+    """Like `hide`; strangers may bring any number of these, which push out each other only."""
+    if len(secret) >= SHORTEST:
+        _known.add_passing(secret)
 
 
 def redact(text: str) -> str:

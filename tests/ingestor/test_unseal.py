@@ -7,6 +7,9 @@ import pytest
 from nacl.public import PublicKey, SealedBox
 from structlog.testing import capture_logs
 
+from schemas.messages import StreamSpec
+from services.ingestor.__main__ import orders
+from services.ingestor.settings import Settings
 from services.ingestor.unseal import SealBroken, new_key_pair, private_keys, unseal
 from services.process.redact import redact
 
@@ -56,6 +59,25 @@ def test_an_opened_password_is_hidden_from_then_on():
     content = sealed(public, password="opened:once+only")
     unseal(content, private_keys(private), "S1", URL)
     assert redact("opened%3Aonce%2Bonly") == "***"
+
+
+def test_who_orders_says_how_a_password_is_hidden(monkeypatch):
+    public, private = new_key_pair()
+    monkeypatch.setenv("SIGHTLOG_SEAL_PRIVATE_KEYS", private)
+    hidden: list[str] = []
+    content = sealed(public, password="a stranger's own")
+    spec = StreamSpec(
+        stream_id="S1",
+        slot=0,
+        generation=1,
+        running=True,
+        name="a probe",
+        url=URL,
+        sealed_credentials=content,
+    )
+    assert orders(Settings(), hidden.append)(spec).password == "a stranger's own"
+    assert hidden == ["a stranger's own"]
+    assert redact("a stranger's own") == "a stranger's own"
 
 
 @pytest.mark.parametrize(

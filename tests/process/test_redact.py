@@ -9,7 +9,15 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from services.process import redact as module
-from services.process.redact import GONE, MOST_KNOWN, hide, hide_setting, redact, redact_json
+from services.process.redact import (
+    GONE,
+    MOST_KNOWN,
+    hide,
+    hide_passing,
+    hide_setting,
+    redact,
+    redact_json,
+)
 
 PASSWORD = "p@:/#?%ü$(x)"
 ENCODED = quote(PASSWORD, safe="")
@@ -131,6 +139,18 @@ def test_of_too_many_secrets_the_longest_unused_is_forgotten() -> None:
         hide("secret-000000")
     assert redact("secret-000000") == redact(f"secret-{MOST_KNOWN + 1:06}") == GONE
     assert redact("secret-000001") == "secret-000001"
+
+
+def test_what_strangers_bring_pushes_out_nobody_elses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MOST_PASSING", 2)
+    monkeypatch.setattr(module, "MOST_KNOWN", 3)
+    hide("a-camera-has-it")
+    for number in range(5):
+        hide_passing(f"stranger-{number}")
+    hide_passing("a-camera-has-it")
+    hide_passing("stranger-5")
+    hide_passing("stranger-6")
+    assert redact("stranger-4 stranger-5 a-camera-has-it") == f"stranger-4 {GONE} {GONE}"
 
 
 def test_a_setting_is_hidden_in_each_of_its_parts() -> None:
