@@ -65,17 +65,38 @@ class ReadToEnd:
     partition: int
 
 
+Written = tuple[int, int]
+"""The offset of a message, and when it was written, in milliseconds."""
+
+
 class Burials:
     """Of one partition: which of its unreadable messages have their dead letters."""
 
     def __init__(self) -> None:
         self._begun_to = 0  # below it, each was told of by us or buried by others
         self._open: set[int] = set()
+        self._others = 0
+        self._first: Written | None = None  # since it was assigned
+        self._last = -1
 
     def resume(self, mark: int) -> None:
-        """Where others came to; below 0 where nobody was before."""
+        """It is read from its beginning. `mark`: where others came to; below 0 where nobody was
+        before, or none can tell."""
+        self._others, self._last = max(0, mark), -1
         self._begun_to = max(self._begun_to, mark)
         self._open = {offset for offset in self._open if offset >= mark}
+
+    def note(self, message: Written) -> None:
+        """Each that is read. It is of a topic made anew where it stands before the one read last,
+        or in the place of what was the first one: what was buried was of the topic that is gone."""
+        if self._last < 0:
+            if self._first is not None and _is_another(message, self._first):
+                self._begun_to, self._open = self._others, set()
+            self._first = message
+        elif message[0] <= self._last:
+            self._begun_to, self._open = 0, set()
+            self._first = message
+        self._last = message[0]
 
     def bound(self, end: int) -> None:
         """The partition ends here. What was buried beyond it was of a topic that is gone."""
@@ -100,6 +121,11 @@ class Burials:
     def mark(self) -> int:
         """Below it, all are buried."""
         return min(self._open, default=self._begun_to)
+
+
+def _is_another(first: Written, before: Written) -> bool:
+    """Compaction takes messages away, so that a later one is the first; it puts none in."""
+    return first[0] < before[0] or (first[0] == before[0] and first[1] != before[1])
 
 
 class Desires:
@@ -186,6 +212,7 @@ class Desires:
             self._burials[partition].bound(message.offset() or 0)
             yield ReadToEnd(partition)
             return
+        self._burials[partition].note((message.offset() or 0, message.timestamp()[1]))
         key = message.key() or b""
         if message.value() is None:
             yield Desired(partition, key.decode(errors="replace"), None)
@@ -223,11 +250,9 @@ class Desires:
         marks: list[TopicPartition] = []
         with suppress(KafkaException):
             marks = self._consumer.committed(asked, timeout=MARKS_WITHIN_S)
+        known = {mark.partition: mark.offset for mark in marks if mark.error is None}
         for number in partitions:
-            self._burials.setdefault(number, Burials())
-        for mark in marks:
-            if mark.error is None:
-                self._burials[mark.partition].resume(mark.offset)
+            self._burials.setdefault(number, Burials()).resume(known.get(number, -1))
 
     def _release(self, given_up: Iterable[TopicPartition], *, lost: bool) -> None:
         partitions = frozenset(each.partition for each in given_up)

@@ -92,6 +92,49 @@ def test_what_was_buried_beyond_the_end_was_of_a_topic_that_is_gone():
     assert not burials.settle(7)
 
 
+def test_a_topic_made_anew_has_nothing_buried_though_it_was_assigned_again():
+    burials = Burials()
+    burials.resume(-1001)
+    burials.note((0, 1000))
+    assert burials.begin(0)
+    burials.note((1, 1001))
+    assert burials.begin(1)
+    burials.resume(-1001)
+    burials.note((0, 5000))
+    assert burials.begin(0)
+
+
+def test_a_topic_made_anew_under_a_reader_has_nothing_buried():
+    burials = Burials()
+    burials.resume(7)
+    burials.note((7, 1000))
+    assert burials.begin(7)
+    burials.note((0, 5000))
+    assert burials.begin(0)
+
+
+def test_what_others_buried_in_a_topic_made_anew_is_not_buried_again():
+    burials = Burials()
+    burials.resume(-1001)
+    burials.note((5, 1000))
+    assert burials.begin(5)
+    burials.resume(1)
+    burials.note((0, 5000))
+    assert not burials.begin(0)
+    burials.note((1, 5001))
+    assert burials.begin(1)
+
+
+def test_a_compacted_partition_that_comes_back_is_the_same():
+    burials = Burials()
+    burials.resume(-1001)
+    for first in (0, 3, 3):
+        burials.note((first, 1000 + first))
+        burials.note((4, 1004))
+        assert burials.begin(4) is (first == 0)
+        burials.resume(-1001)
+
+
 GOOD = StreamSpec(
     stream_id="S1", slot=2, generation=1, running=True, name="a camera", url="rtsp://h/x"
 )
