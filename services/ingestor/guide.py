@@ -101,9 +101,10 @@ or deleted. `eventId` stays the same all along, also when another ingestor takes
 and `startedAt` is the first failure. A camera that comes and goes is down once. With `BROKER_DOWN`
 a camera is not down.
 
-Where an owner dies and nobody takes its stream over for half a minute, a gateway tells the event,
-with the reason `{NO_HEARTBEAT}`; it ends once an owner is heard again. A stream has one such event
-at a time.
+Where an owner dies and nobody takes its stream over for half a minute, or nobody begins one that
+should run, a gateway tells the event, with the reason `{NO_HEARTBEAT}`; it ends once an owner is
+heard again. A stream has one such event at a time. An owner that is up and has nothing to say of a
+stream until its next attempt is not silent.
 
 A message may come twice, as everything here: `eventId` and `revision` tell."""
 
