@@ -17,6 +17,7 @@ from schemas.topics import PRODUCER_OF_FACTS, PRODUCER_OF_FRAMES
 from services.ingestor import camera, guide, metrics
 from services.ingestor.announce import Announcer
 from services.ingestor.app import Ingestor, Outside, Views
+from services.ingestor.cameras import Beginnings
 from services.ingestor.children import Target, fork_server, start
 from services.ingestor.cores import usable_cores
 from services.ingestor.desire import Desires
@@ -30,7 +31,7 @@ from services.ingestor.room import Room
 from services.ingestor.serve import create_app, serving
 from services.ingestor.settings import Settings, forget_secrets
 from services.ingestor.stamp import ClockWatch
-from services.ingestor.supervise import Beginnings, Surroundings
+from services.ingestor.supervise import Surroundings
 from services.ingestor.unseal import Credentials, SealBroken, new_key_pair, private_keys, unseal
 from services.process.kafka import client_config
 from services.process.logging import configure_logging

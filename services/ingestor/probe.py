@@ -19,9 +19,9 @@ from msgspec import to_builtins
 
 from schemas.messages import Reason, SourceFacts, StreamSpec, now
 from services.ingestor import children, link, metrics, statuses
+from services.ingestor.cameras import Camera
 from services.ingestor.children import Child
 from services.ingestor.serve import Asked, Refused
-from services.ingestor.supervise import Camera
 from services.ingestor.unseal import SealBroken
 from services.process.redact import redact
 

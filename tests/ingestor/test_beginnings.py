@@ -8,10 +8,11 @@ import pytest
 from msgspec.structs import replace
 
 from schemas.messages import Reason, SourceFacts, Status, StreamSpec, StreamStatus, now
-from services.ingestor import link, supervise
+from services.ingestor import cameras, link
+from services.ingestor.cameras import Beginnings
 from services.ingestor.newest import Newest
 from services.ingestor.room import Room
-from services.ingestor.supervise import Beginnings, Stream, Surroundings
+from services.ingestor.supervise import Stream, Surroundings
 from tests.ingestor.conftest import eventually
 from tests.ingestor.world import shot
 
@@ -131,7 +132,7 @@ def test_the_next_one_starts_once_another_shows_its_first_picture_or_fails(strea
 
 def test_a_silent_camera_keeps_others_waiting_for_a_moment_only(streams, monkeypatch):
     assert started(streams) == [True, True, False]
-    monkeypatch.setattr(supervise, "BEGINNING_S", 0.0)
+    monkeypatch.setattr(cameras, "BEGINNING_S", 0.0)
     assert started(streams) == [True, True, True]
 
 

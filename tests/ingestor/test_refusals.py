@@ -18,12 +18,13 @@ from schemas.messages import (
 )
 from schemas.topics import DecodeError, Origin
 from services.ingestor.app import MOST_UNBURIED, Ingestor, Outside
+from services.ingestor.cameras import Beginnings
 from services.ingestor.desire import ReadToEnd, Unreadable
 from services.ingestor.newest import Newest
 from services.ingestor.publish import Waiting
 from services.ingestor.room import Room
 from services.ingestor.stamp import ClockWatch
-from services.ingestor.supervise import Beginnings, Stream, Surroundings
+from services.ingestor.supervise import Stream, Surroundings
 
 LAST = StreamStatus(stream_id="S1", status=Status.RUNNING, since=now(), epoch=7, owner="dead")
 

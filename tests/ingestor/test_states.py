@@ -18,10 +18,11 @@ from msgspec.structs import replace
 from typing_extensions import override
 
 from schemas.messages import Phase, Reason, Status, StreamSpec
-from services.ingestor import heartbeat, link, publish, statuses, supervise
+from services.ingestor import cameras, heartbeat, link, publish, statuses, supervise
+from services.ingestor.cameras import HUNG_S, LONGEST_TICK_S
 from services.ingestor.children import KILL_AFTER_S
 from services.ingestor.statuses import REASONS, TRANSITIONS
-from services.ingestor.supervise import HUNG_S, LONGEST_TICK_S, Stream
+from services.ingestor.supervise import Stream
 from tests.ingestor.world import BROKEN, H264, World, heard, parted, shot
 
 SPEC = StreamSpec(
@@ -71,7 +72,7 @@ class Owners(RuleBasedStateMachine):
         super().__init__()
         self.world = World()
         self._patch = pytest.MonkeyPatch()
-        for module in (supervise, publish, heartbeat):
+        for module in (supervise, cameras, publish, heartbeat):
             self._patch.setattr(module, "time", self.world.clock)
         self._patch.setattr(supervise, "now", self.world.clock.now)
         self._epochs = count(100)

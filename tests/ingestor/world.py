@@ -8,10 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 from schemas.messages import Clock, Dropped, SourceFacts, StreamSpec
 from services.ingestor import link
+from services.ingestor.cameras import Beginnings
 from services.ingestor.children import KILL_AFTER_S
 from services.ingestor.newest import Newest
 from services.ingestor.room import Room
-from services.ingestor.supervise import Beginnings, Surroundings
+from services.ingestor.supervise import Surroundings
 from services.ingestor.unseal import SealBroken
 
 BEGIN = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
