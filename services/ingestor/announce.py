@@ -49,10 +49,14 @@ class Announcer:
         self._told_at_s = 0.0
 
     def status(
-        self, status: StreamStatus, slot: int, acknowledged: Acknowledged = lambda: None
+        self,
+        status: StreamStatus,
+        slot: int,
+        acknowledged: Acknowledged = lambda: None,
+        lost: Lost = lambda: None,
     ) -> bool:
-        """Into the partition that the stream has in streams.v1."""
-        return self._say(STREAM_STATUS, status, partition=slot, acknowledged=acknowledged)
+        """Into the partition that the stream has in streams.v1; `lost` as of an event."""
+        return self._say(STREAM_STATUS, status, slot, acknowledged, lost)
 
     def heartbeat(self, heartbeat: Heartbeat) -> bool:
         return self._say(HEARTBEATS, heartbeat)

@@ -27,7 +27,7 @@ from schemas.messages import (
 from services.ingestor import link, metrics, statuses
 from services.ingestor.cameras import Beginnings, Camera
 from services.ingestor.children import Child
-from services.ingestor.down import Condition, Instant, Outage
+from services.ingestor.down import RETELL_S, Condition, Instant, Outage
 from services.ingestor.heartbeat import Pulse, last_frame_at
 from services.ingestor.newest import Newest, Still
 from services.ingestor.publish import Account, Outbox, Send, Waiting
@@ -56,7 +56,7 @@ class Surroundings:
     start: Callable[[], Child]
     order: Callable[[StreamSpec], link.Order]  # raises SealBroken
     send: Send
-    say: Callable[[StreamStatus, int, Acknowledged], bool]
+    say: Callable[[StreamStatus, int, Acknowledged, Lost], bool]
     beat: Callable[[Heartbeat], bool]
     tell: Callable[[Event, Acknowledged, Lost], bool]
     buffer_bytes: int
@@ -100,6 +100,7 @@ class Stream:
         self._ticked_at_s = time.monotonic()
         self._pulse = Pulse()
         self._outage = Outage(known, _instant())
+        self._hushed_until_s = 0.0
         self.outbox = Outbox(spec, world.send, world.buffer_bytes, self._note_loss)
         if known is not None:
             self._take_over(known)
@@ -153,7 +154,8 @@ class Stream:
     @property
     def needs_claim(self) -> bool:
         """Whether an epoch must be minted, once membership is proven."""
-        return not self._is_claimed and (self._should_run or self._is_contested)
+        is_wanted = self._should_run or self._is_contested
+        return is_wanted and not self._is_claimed and not self._is_hushed
 
     def claim(self, epoch: int) -> None:
         """Frames follow when the broker has acknowledged the status that says so."""
@@ -432,7 +434,8 @@ class Stream:
 
     def _tell(self) -> None:
         """Not before the claim: whoever runs a stream speaks in its own epoch."""
-        if (self._is_claimed or not self._should_run) and self._is_due_to_say():
+        may_speak = self._is_claimed or not self._should_run
+        if may_speak and not self._is_hushed and self._is_due_to_say():
             self._publish(self._status(), lambda: None)
 
     def _publish(self, status: StreamStatus, acknowledged: Acknowledged) -> bool:
@@ -441,10 +444,21 @@ class Stream:
             self._outage.acknowledge(status.down)
             self._tell_down()
 
-        told = self._world.say(status, self.slot, noted)
-        if told:
+        told = self._world.say(status, self.slot, noted, self._lose_status)
+        if told and not self._is_hushed:
             self._said, self._said_at_s = status, time.monotonic()
         return told
+
+    @property
+    def _is_hushed(self) -> bool:
+        return time.monotonic() < self._hushed_until_s
+
+    def _lose_status(self) -> None:
+        """The broker took no such status, as of a topic that is made anew: nobody else knows of
+        the epoch, so another is claimed. Not at once: it may refuse that, too."""
+        self._hushed_until_s = time.monotonic() + RETELL_S
+        self._said = None
+        self._give_up_epoch()
 
     def _note_condition(self) -> None:
         frames = self.camera.shots if self.camera else 0

@@ -50,7 +50,7 @@ class Facts:
             acknowledged()
         return taken
 
-    def status(self, status, slot, acknowledged=lambda: None):
+    def status(self, status, slot, acknowledged=lambda: None, lost=lambda: None):
         taken = self._take(self.statuses, status)
         if taken:
             acknowledged()

@@ -194,9 +194,10 @@ class Owners(RuleBasedStateMachine):
 
     # What the broker does
 
-    @rule(what=st.sampled_from(["acknowledge", "refuse", "deliver", "lose"]))
+    @rule(what=st.sampled_from(["acknowledge", "refuse", "forbid", "deliver", "lose"]))
     def answer(self, what):
         self.world.has_room = what != "refuse"
+        self.world.loses = what == "forbid"
         if what in ("deliver", "lose"):
             self.world.deliver(well=what == "deliver")
         else:
@@ -228,7 +229,7 @@ class Owners(RuleBasedStateMachine):
     @rule(seconds=st.integers(1, 12))
     def be_well(self, seconds):
         """Whatever is waited for comes."""
-        self.world.has_room = True
+        self.world.has_room, self.world.loses = True, False
         self.crowd(comes=False)
         for _ in range(seconds):
             if self.stream.needs_claim:
@@ -378,6 +379,20 @@ def test_a_deleted_stream_is_gone_only_once_the_end_of_its_event_is_told():
     lives.world.acknowledge()
     assert (was_gone, lives.stream.is_gone) == (False, True)
     assert [each.phase for each in lives.world.events] == [Phase.NEW, Phase.END]
+    lives.teardown()
+
+
+def test_a_claim_that_the_broker_never_took_is_made_again_and_frames_follow():
+    lives = Owners()
+    lives.world.loses = True
+    lives.spec = SPEC
+    lives._take()
+    lives.claim()
+    lives.wait(1.0)
+    assert not lives.stream.needs_claim  # not at once
+    lives.be_well(12)
+    assert lives.world.last.status is Status.RUNNING
+    assert {epoch for epoch, _ in lives.world.sent} == {lives.stream.epoch}
     lives.teardown()
 
 

@@ -81,6 +81,7 @@ class World:
     def __init__(self):
         self.clock = FakeTime()
         self.has_room = True
+        self.loses = False  # statuses, which the broker then refuses for good
         self.cameras: Room[tuple[int, str]] = Room(1)  # places for them
         self.children = []
         self.said = []
@@ -130,13 +131,15 @@ class World:
             denied=(),
         )
 
-    def _say(self, status, slot, acknowledged):
-        self.has_refused |= not self.has_room
-        if self.has_room:
+    def _say(self, status, slot, acknowledged, lost):
+        self.has_refused |= not self.has_room or self.loses
+        if self.loses:
+            lost()
+        elif self.has_room:
             self.said.append((status, self.has_refused))
             self.has_refused = False
             self._unacknowledged.append(acknowledged)
-        return self.has_room
+        return self.has_room or self.loses
 
     def _tell(self, event, acknowledged, lost):
         if self.has_room:
