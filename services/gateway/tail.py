@@ -204,7 +204,7 @@ class Tail:
         for at in before - there:
             del self._positions[at]
         self._mark = None  # of ends that mean nothing any more
-        self._emptied |= before & there
+        self._emptied = (self._emptied - before) | (before & there)
         self._rebuilt += [Hole(*at) for at in before & there]
         log.warning("topic.rebuilt", topic=name)
 

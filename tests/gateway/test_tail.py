@@ -130,6 +130,7 @@ def test_a_topic_made_anew_is_read_from_its_beginning_although_it_has_grown_long
     tell(config, name, b"old")
     assert values(read_until(tail, values)) == [b"old"]
     make_anew(config, prefix, name, Size(data=2, slots=4))
+    tail._emptied.add((name, 2))  # as if retention had just taken what it held
     for value in (b"1", b"2", b"3"):
         tell(config, name, value)
     found = read_until(tail, lambda found: values(found)[-3:] == [b"1", b"2", b"3"])
