@@ -188,7 +188,7 @@ class Poisoner:
 
 def _example(topic: Topic[Any], partition: int) -> Sound:
     """Of a stream that nobody runs."""
-    [file] = (EXAMPLES / topic.name).glob("*.json")
+    [file] = (EXAMPLES / topic.name).glob("*-first.json")
     facts: dict[str, str] = json.loads(file.with_suffix(".headers").read_text())
     headers = {name: fact.encode() for name, fact in facts.items()}
     return Sound(partition, headers.get("ce_subject"), file.read_bytes(), headers)
