@@ -303,8 +303,8 @@ class FrameProducer:
 
     It gives up frames itself: librdkafka's own time-out takes the oldest first, while what is
     queued behind them may still leave, and that is a hole in the numbers. A purge takes all that
-    was not sent yet, the newest included, so what arrives is gapless up to the loss. It takes it
-    from every broker's queue, those of brokers that are well included.
+    was not acknowledged, the newest included, so what arrives is gapless up to the loss, and there
+    once. It takes it from every broker's queue, those of brokers that are well included.
 
     A purge is only asked for here and done later, by each broker's thread, and its losses are told
     later still. A number that is sent meanwhile must not be behind one that gets lost, so each
@@ -407,12 +407,14 @@ class FrameProducer:
         return 0.0 if oldest_s is None else time.monotonic() - oldest_s
 
     def _empty(self) -> None:
-        """The broker was away for too long. What was sent and not answered is beyond recall."""
+        """The broker was away for too long. What was sent and not answered counts as lost, too: it
+        may have arrived, and must not be sent again. The broker would not know it for the same, for
+        after a loss the producer has another number there."""
         with self._entry:
             self._shut.update(self._unreported)
             self._careful_until_s = time.monotonic() + CAREFUL_S
             self._taken_at_s.clear()
-            self._producer.purge(in_queue=True, in_flight=False)
+            self._producer.purge(in_queue=True, in_flight=True)
 
     def close(self) -> None:
         """Deliveries that are still due are not waited for."""
