@@ -31,7 +31,7 @@ def test_migrating_at_once_and_again_is_harmless(postgres: CreateDatabase) -> No
     with engine.connect() as connection:
         [version] = connection.execute(text("SELECT version_num FROM alembic_version")).scalars()
     engine.dispose()
-    assert version == "0003"
+    assert version == "0004"
 
 
 def test_every_outcome_has_a_code_of_its_own() -> None:
