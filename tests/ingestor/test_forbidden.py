@@ -19,6 +19,7 @@ from tests.ingestor.conftest import eventually, sealed
 from tests.ingestor.rigged.cameras import Names
 from tests.ingestor.scripted import Scripted, showing
 
+NEVER_S = str(10**9)  # the waits are uniform from 0: of a short one, some would end in the test
 CANARY = "canary-7f3a@:/#?%ü"
 BASIC = 'WWW-Authenticate: Basic realm="x"\r\n'
 DIGEST = 'WWW-Authenticate: Digest realm="x", nonce="y"\r\n'
@@ -198,8 +199,8 @@ def ingestor(start_ingestor, streams, names, media):
     return start_ingestor(
         ["tests.ingestor.rigged", "names", str(names.file)],
         INGESTOR_MEDIA_PATH=str(media),
-        INGESTOR_RETRY_BASE_S="600",
-        INGESTOR_RETRY_CAP_S="600",
+        INGESTOR_RETRY_BASE_S=NEVER_S,
+        INGESTOR_RETRY_CAP_S=NEVER_S,
         SIGHTLOG_SOURCE_NETWORKS_ALLOWED="127.0.0.1/32",
     ).wait_ready()
 
