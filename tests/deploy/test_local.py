@@ -182,6 +182,17 @@ def test_to_hold_what_is_not_there_is_refused(stack):
     assert "detector.1" in refused.stderr
 
 
+def test_ctrl_c_ends_all_of_it_who_stands_on_others_first(stack):
+    family = psutil.Process(stack.supervisor.pid).children(recursive=True)
+    os.kill(stack.supervisor.pid, signal.SIGINT)
+    assert stack.supervisor.wait(30) == 0
+    assert not any(is_alive(process.pid) for process in family)
+    assert stack["ready"] is False
+    stopped = [line for line in stack.output().splitlines() if line.startswith("stage=stop")]
+    last = [line.split()[1] for line in stopped[-3:]]  # after those that were held
+    assert last == ["part=cameras", "part=postgres", "part=kafka"]
+
+
 def test_nothing_lives_after_the_supervisor_was_killed_and_up_works_again(warden, tmp_path_factory):
     folder = tmp_path_factory.mktemp("killed") / "data"
     stack = RunningStack(folder, ["--no-services"], warden)
@@ -192,32 +203,21 @@ def test_nothing_lives_after_the_supervisor_was_killed_and_up_works_again(warden
     stack.supervisor.kill()
     assert stack.supervisor.wait(5) == -signal.SIGKILL
     assert eventually(lambda: not any(is_alive(process.pid) for process in family), 3)
-    again = RunningStack(folder, ["--no-services"], warden)
-    assert (again["kafkaBootstrapServers"], again["databaseUrl"]) == (kafka, database)
+    detached(folder)
+    assert (stack["kafkaBootstrapServers"], stack["databaseUrl"]) == (kafka, database)
     with psycopg.connect(database) as connection:
         assert connection.execute("SELECT count(*) FROM kept").fetchone() == (1,)
-    interrupted_in_order(again)
+    assert stack.run("stop").returncode == 0
+    assert stack.run("status").returncode == 5
 
 
-def interrupted_in_order(stack):
-    """Ctrl-C: all end, who stands on others first."""
-    family = psutil.Process(stack.supervisor.pid).children(recursive=True)
-    os.kill(stack.supervisor.pid, signal.SIGINT)
-    assert stack.supervisor.wait(30) == 0
-    assert not any(is_alive(process.pid) for process in family)
-    assert stack["ready"] is False
-    stopped = [line for line in stack.output().splitlines() if line.startswith("stage=stop")]
-    assert [line.split()[1] for line in stopped] == ["part=cameras", "part=postgres", "part=kafka"]
-
-
-def test_detach_returns_when_ready_and_stop_ends_it(tmp_path):
-    data = ("--data", str(tmp_path / "data"))
-    started = deploy_local("up", *data, "--ports", "auto", "--no-services", "--detach")
+def detached(folder):
+    """Returns when all is ready."""
+    words = ("--data", str(folder), "--ports", "auto", "--no-services", "--detach")
+    started = deploy_local("up", *words)
     assert started.returncode == 0
     assert started.stdout.splitlines()[-1].startswith("READY ")
-    assert deploy_local("status", *data).returncode == 0
-    assert deploy_local("stop", *data).returncode == 0
-    assert deploy_local("status", *data).returncode == 5
+    assert deploy_local("status", "--data", str(folder)).returncode == 0
 
 
 @pytest.mark.parametrize(

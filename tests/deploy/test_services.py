@@ -8,11 +8,12 @@ import pytest
 from deploy.local.service import SERVICES, says_ready
 from tests.stack import deploy_local, eventually
 
+ALONE = [word for kind in SERVICES if kind != "ai" for word in ("--scale", f"{kind}=0")]
+
 
 @pytest.fixture(scope="module")
 def stack_options():
-    others = [kind for kind in SERVICES if kind != "ai"]
-    return [word for kind in others for word in ("--scale", f"{kind}=0")]
+    return ALONE
 
 
 def test_a_service_is_described_when_it_is_ready(stack):
@@ -51,7 +52,7 @@ def test_a_camera_list_that_cannot_be_read_disturbs_nobody(stack):
 
 def test_a_wrong_setting_ends_the_start_with_its_name(tmp_path):
     words = ("--data", str(tmp_path / "data"), "--ports", "auto", "--env", "LOG_LEVEL=LOUD")
-    refused = deploy_local("up", *words)
+    refused = deploy_local("up", *words, *ALONE)
     assert refused.returncode == 2
     assert refused.stderr.splitlines()[-1].startswith("setting LOG_LEVEL: expected")
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.stack import RunningStack
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FENCE = re.compile(
     r"(?:<!-- (?P<note>[^\n]*?) -->\n)?```(?P<kind>sh|python)\n(?P<code>.*?)```", re.S
 )

@@ -45,7 +45,7 @@ def test_the_books_balance_after_all_of_it(demo: RunningStack) -> None:
     checked = subprocess.run(
         [sys.executable, "-m", "tests.faults.check", "--stack", demo.folder],
         check=False,
-        cwd=Path(__file__).parents[2],
+        cwd=Path(__file__).parents[3],
         capture_output=True,
         text=True,
         timeout=120,

@@ -52,7 +52,7 @@ BURIED_BY = {topic.name: "persister" for topic in TOPICS} | {
     FRAMES.name: "detector",
     STREAMS.name: "ingestor",
 }
-OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
+OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
 DETECTIONS_TOPIC = "sightlog.detections.v1"
 TWENTY_MB = 20_000_000
 

@@ -1,0 +1,1 @@
+"""On one stack, as `make demo` has it: two cameras and a file."""
