@@ -109,6 +109,7 @@ class StreamSpec(Message, frozen=True, kw_only=True):
     trust_source_clock: bool = False
     verify_tls: bool = True  # of an rtsps:// source
     tags: tuple[str, ...] = ()
+    moving: bool = False  # it stops here to run in another slot: its event goes on there
 
 
 class SourceFacts(Message, frozen=True, kw_only=True):
@@ -154,6 +155,11 @@ class StreamStatus(Message, frozen=True, kw_only=True):
     observed_generation: Numbered = 0
     source: SourceFacts | None = None
     down: Down | None = None
+
+    @property
+    def is_down(self) -> bool:
+        """Whether it tells of an event that is not over."""
+        return self.down is not None and self.down.ended_at is None
 
 
 class Dropped(Message, frozen=True, kw_only=True):

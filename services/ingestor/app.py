@@ -163,9 +163,10 @@ class Ingestor:
             self._unhealed.popleft()
 
     def _is_unwell(self, partition: int, last: StreamStatus) -> bool:
-        """It is still the last word, on a stream that nobody wants."""
+        """It is still the last word, on a stream that nobody wants: it did not move, either."""
         place = partition, last.stream_id
         is_last = self._statuses.last(*place) is last
+        is_last = is_last and self._statuses.highest_epoch(last.stream_id) <= last.epoch
         is_at_rest = last.status is Status.STOPPED and last.down is None
         return is_last and place not in self._specs and not is_at_rest
 
@@ -216,18 +217,18 @@ class Ingestor:
         elif before is None or found.spec.generation >= before.generation:
             self._specs[place] = found.spec
         if found.partition in self._ready:
-            self._want(place, self._specs.get(place))
+            self._want(place, self._specs.get(place), found.has_moved)
 
-    def _want(self, place: Place, spec: StreamSpec | None) -> None:
+    def _want(self, place: Place, spec: StreamSpec | None, has_moved: bool = False) -> None:
         stream = self._streams.get(place)
         if spec is None:
             if stream is not None:
-                stream.delete()
+                stream.delete(has_moved=has_moved)
         elif stream is not None:
             stream.want(spec)
         else:
-            known = self._statuses.last(*place)
-            self._streams[place] = Stream(spec, place[0], known, self._world)
+            known, begun = self._statuses.last(*place), self._statuses.down_elsewhere(*place)
+            self._streams[place] = Stream(spec, place[0], known, self._world, begun)
 
     # Who owns it
 

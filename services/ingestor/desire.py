@@ -24,7 +24,7 @@ from confluent_kafka import (
 )
 
 from schemas.messages import StreamSpec
-from schemas.topics import STREAMS, DecodeError, Origin
+from schemas.topics import MOVED_TO, STREAMS, DecodeError, Origin
 from services.process.kafka import headers_of
 
 log = structlog.get_logger()
@@ -43,11 +43,12 @@ Release = Callable[[Partitions, bool], None]
 
 @dataclass(frozen=True)
 class Desired:
-    """The newest word on a stream; `spec` is None where it is deleted."""
+    """The newest word on a stream; `spec` is None where it is deleted, or has moved from here."""
 
     partition: int
     stream_id: str
     spec: StreamSpec | None
+    has_moved: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,7 +216,8 @@ class Desires:
         self._burials[partition].note((message.offset() or 0, message.timestamp()[1]))
         key = message.key() or b""
         if message.value() is None:
-            yield Desired(partition, key.decode(errors="replace"), None)
+            has_moved = any(name == MOVED_TO for name, _ in headers_of(message))
+            yield Desired(partition, key.decode(errors="replace"), None, has_moved)
             return
         try:
             spec = spec_of(key, partition, message.value())

@@ -2,7 +2,7 @@
 
 A short failure is none, and a recovery must hold: a camera that comes and goes is down once. While
 its frames can't be stored (BROKER_DOWN) a camera is not down. Whoever stops a stream, or deletes
-it, ends its event; who hands it over does not.
+it, ends its event; who hands it over does not, nor who stops it because it moves.
 
 What the event says next stands in the stream's status first. Only once the broker has that is the
 event itself told, and only once the broker has the event does it go on: so whoever owns the stream
@@ -50,9 +50,10 @@ class Condition:
 class Outage:
     """Of one stream. `down` is what its status must say."""
 
-    def __init__(self, known: StreamStatus | None, at: Instant) -> None:
-        """`known` is the last status on the topic, by whomever."""
-        self.down = known.down if known else None
+    def __init__(self, known: StreamStatus | None, at: Instant, begun: Down | None = None) -> None:
+        """`known` is the last status on the topic, by whomever; where there is none, `begun` is
+        what the stream brings from another slot."""
+        self.down = known.down if known else begun
         self._told = Told.IN_STATUS if self.down else Told.YES
         self._failing_since: Instant | None = None
         self._well_since: Instant | None = None

@@ -14,6 +14,7 @@ import structlog
 from msgspec.structs import replace
 
 from schemas.messages import (
+    Down,
     Event,
     Heartbeat,
     Reason,
@@ -74,9 +75,15 @@ class Stream:
     """A stream of a partition that is ours."""
 
     def __init__(
-        self, spec: StreamSpec, slot: int, known: StreamStatus | None, world: Surroundings
+        self,
+        spec: StreamSpec,
+        slot: int,
+        known: StreamStatus | None,
+        world: Surroundings,
+        begun: Down | None = None,
     ) -> None:
-        """`known` is the last status on the topic, by whomever."""
+        """`known` is the last status on the topic, by whomever; `begun` the event that goes on
+        here, of a stream that comes from another slot."""
         self.spec = spec
         self.slot = slot
         self.camera: Camera | None = None
@@ -88,7 +95,7 @@ class Stream:
         self._said_at_s = 0.0
         self._source: SourceFacts | None = None
         self._has_shown = known is not None and known.source is not None
-        self._is_deleted = self._is_over = False
+        self._is_deleted = self._has_moved = self._is_over = False
         self._is_claimed = self._is_contested = self._has_lost = False
         self._ends_with_camera = False
         self._ordered: tuple[StreamSpec, link.Order] | None = None
@@ -99,7 +106,7 @@ class Stream:
         self._final_accounts: list[Account] = []  # that were not told yet
         self._ticked_at_s = time.monotonic()
         self._pulse = Pulse()
-        self._outage = Outage(known, _instant())
+        self._outage = Outage(known, _instant(), begun)
         self._hushed_until_s = 0.0
         self.outbox = Outbox(spec, world.send, world.buffer_bytes, self._note_loss)
         if known is not None:
@@ -132,16 +139,22 @@ class Stream:
             self._is_over = False
             self._failures, self.retry_at_s = 0, 0.0
         self.spec = self.outbox.spec = spec
-        self._is_deleted = False
+        self._is_deleted = self._has_moved = False
 
-    def delete(self) -> None:
-        self._is_deleted = True
+    def delete(self, *, has_moved: bool = False) -> None:
+        """Nothing of it is wanted here any more."""
+        self._is_deleted, self._has_moved = True, has_moved
 
     @property
     def is_gone(self) -> bool:
         """Deleted, stopped, and said to be so."""
         is_stopped = self.camera is None and self._is_told_stopped
-        return self._is_deleted and is_stopped and self._outage.is_settled
+        return self._is_deleted and is_stopped and (self._outage.is_settled or self._is_moving)
+
+    @property
+    def _is_moving(self) -> bool:
+        """Its event goes on elsewhere."""
+        return self._has_moved or (self.spec.moving and not self._is_deleted)
 
     @property
     def _is_told_stopped(self) -> bool:
@@ -461,6 +474,8 @@ class Stream:
         self._give_up_epoch()
 
     def _note_condition(self) -> None:
+        if self._is_moving:
+            return
         frames = self.camera.shots if self.camera else 0
         self._outage.note(Condition(self._state.status, self._state.reason, frames), _instant())
 

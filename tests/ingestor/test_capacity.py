@@ -12,7 +12,7 @@ import pytest
 from msgspec.structs import replace
 from sqlalchemy import create_engine
 
-from schemas.messages import Reason, StreamSpec, now
+from schemas.messages import Phase, Reason, StreamSpec, now
 from schemas.tables import engine_url, streams
 from services.gateway.observed import Observed
 from services.gateway.realtime.follow import Follower
@@ -141,16 +141,24 @@ def store(engine, stream_id, slot):
         connection.execute(streams.insert().values(row))
 
 
+def stop(engine, stream_id):
+    with engine.begin() as connection:
+        changed = {"running": False, "generation": streams.c.generation + 1}
+        connection.execute(streams.update().where(streams.c.id == stream_id).values(**changed))
+
+
 def test_a_third_stream_of_a_full_ingestor_moves_to_another_and_runs_there(
     ingestor, start_ingestor, topics, engine, reconciler
 ):
-    other = start_ingestor(INGESTOR_CAPACITY="2").wait_ready()
+    other = start_ingestor(INGESTOR_CAPACITY="1").wait_ready()
     eventually(lambda: [len(each.state["partitions"]) for each in (ingestor, other)] == [2, 2], 40)
     slot, *_ = ingestor.state["partitions"]
-    for stream_id in ("ONE", "TWO"):
-        store(engine, stream_id, slot)
+    for stream_id, at in {"ONE": slot, "TWO": slot, "FULL": other.state["partitions"][0]}.items():
+        store(engine, stream_id, at)
         topics.wait_status(stream_id, "RUNNING")
     store(engine, "THREE", slot)
+    eventually(lambda: [each.phase for each in topics.events("THREE")] == [Phase.NEW], 30)
+    stop(engine, "FULL")
     began = time.monotonic()
     topics.wait_status("THREE", "RUNNING", seconds=60)
     assert_near_bar("moved and running after, s", time.monotonic() - began, 10)
@@ -162,5 +170,9 @@ def test_a_third_stream_of_a_full_ingestor_moves_to_another_and_runs_there(
         epochs = {frame.epoch for frame in topics.frames(stream_id)}
         assert len(epochs) == 1
     eventually(lambda: reconciler.status_in(slot, "THREE") is None)
+    eventually(lambda: topics.events("THREE")[-1].phase is Phase.END, 30)
+    assert len({each.event_id for each in topics.events("THREE")}) == 1
+    runs_since = next(each.since for each in topics.statuses("THREE") if each.status == "RUNNING")
+    assert topics.events("THREE")[-1].ended_at >= runs_since  # not when it left
     assert reconciler.status("THREE").owner == other.state["instance"]
     assert other.stop() == 0

@@ -382,6 +382,55 @@ def test_a_deleted_stream_is_gone_only_once_the_end_of_its_event_is_told():
     lives.teardown()
 
 
+@pytest.fixture
+def moving():
+    """One that found no room, has told of it, and was told to stop because it moves."""
+    lives = Owners()
+    lives.world.cameras.take((0, "another"))
+    lives.spec = SPEC
+    lives._take()
+    lives.claim()
+    for _ in range(8):
+        lives.world.acknowledge()
+        lives.wait(1.0)
+    assert [each.phase for each in lives.world.events] == [Phase.NEW]
+    lives.world.acknowledge()
+    lives.want({"running": False, "moving": True})
+    lives.wait(1.0)
+    lives.world.acknowledge()
+    assert lives.world.last.status is Status.STOPPED
+    assert lives.world.last.down.reason == Reason.CAPACITY
+    yield lives
+    lives.teardown()
+
+
+def test_an_event_outlives_the_move_of_its_stream_and_its_new_owner_ends_it(moving):
+    moving.lose()
+    moving.wait(1.0)
+    moving.stream.delete(has_moved=True)
+    moving.stream.tick()
+    assert moving.stream.is_gone
+    assert {each.phase for each in moving.world.events} == {Phase.NEW}
+    moving.spec = replace(SPEC, generation=moving.spec.generation + 1)
+    down = moving.world.last.down
+    moving.stream = Watched(moving.spec, 0, None, moving.world.surroundings(), down)
+    moving._seen_states = 0
+    moving.be_well(12)
+    told = moving.world.events
+    assert told[-1].phase is Phase.END
+    assert {each.event_id for each in told} == {told[0].event_id}
+
+
+def test_a_stream_that_is_deleted_while_it_moves_ends_its_event_where_it_was(moving):
+    moving.stream.delete()
+    for _ in range(3):
+        moving.stream.tick()
+        moving.world.acknowledge()
+    assert moving.stream.is_gone
+    assert [each.phase for each in moving.world.events] == [Phase.NEW, Phase.END]
+    moving.want({"running": True, "moving": False})
+
+
 def test_a_claim_that_the_broker_never_took_is_made_again_and_frames_follow():
     lives = Owners()
     lives.world.loses = True

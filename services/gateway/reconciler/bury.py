@@ -43,15 +43,11 @@ def is_over(row: StreamRow, seen: StreamStatus | None, said: Collection[str], at
         return False
     last_spec = row.generation - 1  # the deletion is a generation that no owner is told
     deleted_for = at - row.deleted_at
-    if seen is not None and (not is_at_rest(seen) or owes_an_end(seen)):
+    # Who has an event that goes on has more to say, and then nothing may follow the tombstone.
+    if seen is not None and (not is_at_rest(seen) or seen.is_down):
         return deleted_for > NO_OWNER_AFTER
     has_obeyed = seen is not None and seen.observed_generation >= last_spec
     return has_obeyed or deleted_for > NOT_BEGUN_AFTER
-
-
-def owes_an_end(seen: StreamStatus) -> bool:
-    """Its owner has more to say, and then nothing may follow the tombstone."""
-    return seen.down is not None and seen.down.ended_at is None
 
 
 def last_down(row: StreamRow, seen: Collection[StreamStatus | None]) -> Down | None:
@@ -93,10 +89,12 @@ class Burial:
         return all(is_over(row, status, said, at) for status in self._seen(row))
 
     def _seen(self, row: StreamRow) -> list[StreamStatus | None]:
-        """In both slots, where it was on its way from one to another."""
+        """In both slots, where it was on its way from one to another and had not arrived."""
         if row.old_slot is None:
             return [self._observed.status(row.id)]
-        return [self._observed.status_in(slot, row.id) for slot in (row.slot, row.old_slot)]
+        here, before = (self._observed.status_in(at, row.id) for at in (row.slot, row.old_slot))
+        has_arrived = here is not None and before is not None and here.epoch > before.epoch
+        return [here] if has_arrived else [here, before]
 
     def _forget(
         self, connection: Connection, specs: Specs, rows: Collection[StreamRow], at: datetime

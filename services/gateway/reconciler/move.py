@@ -10,6 +10,10 @@ on wherever a gateway died:
 4. Once the topic shows both, and the new owner speaks in a higher epoch than the old one's last,
    the old slot's status gets its tombstone, and the row forgets the old slot. By then no fence
    needs it any more; a stream that was stopped meanwhile stays at this step until it is started.
+
+It has been down since it found no room. The old owner leaves that event as it is, and the new one
+goes on with it, for it finds it in the old slot's status; one that had not read that when it began
+leaves the event's end to the fourth step.
 """
 
 import time
@@ -22,7 +26,15 @@ from msgspec.structs import replace
 from prometheus_client import Counter
 from sqlalchemy import Connection
 
-from schemas.messages import Instance, Reason, Status, StreamSpec, StreamStatus
+from schemas.messages import (
+    Down,
+    Instance,
+    Reason,
+    Status,
+    StreamSpec,
+    StreamStatus,
+    down_event,
+)
 from services.gateway.observed import Observed
 from services.gateway.reconciler.specs import Place, Specs
 from services.gateway.streams import StreamRow, begin_move, end_move
@@ -51,8 +63,8 @@ def wanted(row: StreamRow, left: Collection[str]) -> tuple[Place, StreamSpec]:
     """Where its spec should stand now, and which. `left`: who has left its old slot."""
     if row.old_slot is None or row.id in left:
         return (row.slot, row.id), row.spec
-    halt = replace(row.spec, slot=row.old_slot, generation=row.generation - 1, running=False)
-    return old_place(row), halt
+    here = {"slot": row.old_slot, "generation": row.generation - 1}
+    return old_place(row), replace(row.spec, **here, running=False, moving=True)
 
 
 def reached(row: StreamRow, said: Said) -> int:
@@ -75,6 +87,17 @@ def is_quiet(row: StreamRow, said: Said, seen: StreamStatus | None) -> bool:
     if told is None or told.running or seen is None:
         return False
     return is_at_rest(seen) and seen.observed_generation >= told.generation
+
+
+def orphaned(before: StreamStatus, here: StreamStatus) -> Down | None:
+    """The event that the new owner did not go on with, ended where that began to speak."""
+    down = before.down
+    if down is None or not before.is_down:
+        return None
+    if here.down is not None and here.down.started_at == down.started_at:
+        return None
+    ended_at = max(here.since, down.started_at)
+    return replace(down, ended_at=ended_at, revision=down.revision + 1)
 
 
 @dataclass(frozen=True)
@@ -196,12 +219,19 @@ class Moves:
         over = [row for row in rows if self._is_over(row, specs)]
         for row in over:
             if row.old_slot is not None and row.old_slot < specs.slots:
+                self._end_orphaned(row, specs)
                 specs.forget_status(old_place(row), row.slot)
         if not over or not specs.delivered(DELIVERED_WITHIN_S):
             return
         for row in over:
             end_move(connection, row)
             log.info("move.ended", stream=row.id, slot=row.slot, old_slot=row.old_slot)
+
+    def _end_orphaned(self, row: StreamRow, specs: Specs) -> None:
+        before = self._observed.status_in(*old_place(row))
+        here = self._observed.status_in(row.slot, row.id)
+        if before and here and (down := orphaned(before, here)) is not None:
+            specs.tell(down_event(row.id, down))
 
     def _is_over(self, row: StreamRow, specs: Specs) -> bool:
         if row.old_slot is None or row.deleted_at is not None:

@@ -72,15 +72,11 @@ class Quiet:
 
 def should_speak(row: StreamRow, status: StreamStatus | None) -> bool:
     """Somebody should run it, and has told of no event itself."""
-    return is_wanted(row) and not (status and (is_told_by_owner(status) or is_done(row, status)))
+    return is_wanted(row) and not (status and (status.is_down or is_done(row, status)))
 
 
 def is_wanted(row: StreamRow) -> bool:
     return row.running and row.deleted_at is None
-
-
-def is_told_by_owner(status: StreamStatus) -> bool:
-    return status.down is not None and status.down.ended_at is None
 
 
 def is_done(row: StreamRow, status: StreamStatus) -> bool:

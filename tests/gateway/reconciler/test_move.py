@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from sqlalchemy import Engine, select
 
 from deploy.local.environment import minimal_environment
-from schemas.messages import Reason, Status, StreamStatus, now
+from schemas.messages import Down, Reason, Status, StreamStatus, now
 from schemas.tables import streams
 from schemas.topics import MOVED_TO, STREAM_STATUS, STREAMS, Topic
 from services.gateway.observed import Observed
@@ -26,6 +26,7 @@ from services.gateway.reconciler.move import (
     Moves,
     is_expected,
     is_quiet,
+    orphaned,
     owners,
     reached,
     target,
@@ -39,7 +40,7 @@ from services.gateway.streams import StreamRow, begin_move, change, find, mark_d
 from services.process.kafka import headers_of
 from tests.gateway.clock import Clock
 from tests.gateway.gateway_process import running
-from tests.gateway.messages import an_instance
+from tests.gateway.messages import NOON, a_status, an_instance
 from tests.gateway.parts import INTERNAL_KEY, said
 from tests.gateway.reconciler.ingestors import Ingestors, Site
 from tests.gateway.reconciler.spoken import Spoken
@@ -49,7 +50,7 @@ from tests.gateway.topic import all_of, last_values, wait_until
 A, B, C, D = (f"01KAPZ000000000000000000{letter}0" for letter in "ABCD")
 MOVING = a_row(id=A, slot=2, old_slot=0, generation=5)
 OLD, NEW = (0, A), (2, A)
-HALT = replace(MOVING.spec, slot=0, generation=4, running=False)
+HALT = replace(MOVING.spec, slot=0, generation=4, running=False, moving=True)
 BEFORE = replace(HALT, generation=3, running=True)
 
 
@@ -100,6 +101,18 @@ def test_a_row_passes_what_was_forged_in_either_of_its_slots():
 
 
 FULL = {"reason": Reason.CAPACITY, "owner": "full"}
+
+
+def test_an_event_that_the_new_owner_did_not_go_on_with_is_over_where_that_began_to_speak():
+    down = Down(started_at=NOON - timedelta(minutes=1), reason=Reason.CAPACITY, revision=2)
+    here = a_status(A, epoch=2)
+    left = replace(here, status=Status.STOPPED, epoch=1, down=down)
+    assert orphaned(left, here) == replace(down, ended_at=here.since, revision=3)
+    later = Down(started_at=NOON, reason=Reason.UNREACHABLE)
+    assert orphaned(left, replace(here, down=later)) is not None
+    assert orphaned(left, replace(here, down=replace(down, reason="TIMEOUT", revision=3))) is None
+    assert orphaned(replace(left, down=replace(down, ended_at=NOON)), here) is None
+    assert orphaned(replace(left, down=None), here) is None
 
 
 class Said:
