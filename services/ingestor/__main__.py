@@ -17,6 +17,7 @@ from schemas.topics import PRODUCER_OF_FACTS, PRODUCER_OF_FRAMES
 from services.ingestor import camera, guide, metrics
 from services.ingestor.announce import Announcer
 from services.ingestor.app import Ingestor, Outside, Views
+from services.ingestor.arenas import limit_arenas
 from services.ingestor.cameras import Beginnings
 from services.ingestor.children import Target, fork_server, start
 from services.ingestor.cores import usable_cores
@@ -71,6 +72,7 @@ def print_keys() -> None:
 
 def ingest(settings: Settings, clock: ClockWatch, show: Target = camera.main) -> None:
     """`show` is what each camera's process runs."""
+    limit_arenas()
     configure_logging("ingestor", settings.log_level)
     exit_when_a_thread_dies()
     forget_secrets()  # before the fork server starts, which keeps the environment as it is then
