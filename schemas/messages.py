@@ -87,6 +87,17 @@ class Source(Message, frozen=True, kw_only=True):
     roles: tuple[str, ...] = ("detect", "snapshot", "live")
 
 
+class Down(Message, frozen=True, kw_only=True):
+    """What the newest revision of a stream's `stream.down` event says."""
+
+    times: ClassVar[tuple[str, ...]] = ("started_at", "ended_at")
+
+    started_at: Time
+    ended_at: Time | None = None
+    reason: str
+    revision: Counted = 0
+
+
 class StreamSpec(Message, frozen=True, kw_only=True):
     """The desired state of a stream."""
 
@@ -109,7 +120,8 @@ class StreamSpec(Message, frozen=True, kw_only=True):
     trust_source_clock: bool = False
     verify_tls: bool = True  # of an rtsps:// source
     tags: tuple[str, ...] = ()
-    moving: bool = False  # it stops here to run in another slot: its event goes on there
+    moving: bool = False  # it stops here to run in another slot, and its event goes on there
+    begun: Down | None = None  # the event of a stream that comes from another slot
 
 
 class SourceFacts(Message, frozen=True, kw_only=True):
@@ -119,17 +131,6 @@ class SourceFacts(Message, frozen=True, kw_only=True):
     width: Pixels
     height: Pixels
     fps: float | None = None  # as the camera declares it
-
-
-class Down(Message, frozen=True, kw_only=True):
-    """What the newest revision of a stream's `stream.down` event says."""
-
-    times: ClassVar[tuple[str, ...]] = ("started_at", "ended_at")
-
-    started_at: Time
-    ended_at: Time | None = None
-    reason: str
-    revision: Counted = 0
 
 
 class StreamStatus(Message, frozen=True, kw_only=True):

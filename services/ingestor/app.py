@@ -82,6 +82,7 @@ class Ingestor:
             self._take_partitions, self._release, self._membership.answer
         )
         self._specs: dict[Place, StreamSpec] = {}
+        self._moved: set[Place] = set()  # from there to another slot, events and all
         self._streams: dict[Place, Stream] = {}
         self._read: set[int] = set()  # partitions whose specs have been read to their end
         self._ready: set[int] = set()  # and their statuses, too
@@ -139,6 +140,7 @@ class Ingestor:
             self._flush()
         self._streams = {at: kept for at, kept in self._streams.items() if at[0] not in partitions}
         self._specs = {at: kept for at, kept in self._specs.items() if at[0] not in partitions}
+        self._moved = {place for place in self._moved if place[0] not in partitions}
         self._unhealed = deque(each for each in self._unhealed if each[0] not in partitions)
         self._read -= partitions
         self._ready -= partitions
@@ -163,12 +165,12 @@ class Ingestor:
             self._unhealed.popleft()
 
     def _is_unwell(self, partition: int, last: StreamStatus) -> bool:
-        """It is still the last word, on a stream that nobody wants: it did not move, either."""
+        """It is still the last word, on a stream that nobody wants."""
         place = partition, last.stream_id
         is_last = self._statuses.last(*place) is last
-        is_last = is_last and self._statuses.highest_epoch(last.stream_id) <= last.epoch
+        is_wanted = place in self._specs or place in self._moved
         is_at_rest = last.status is Status.STOPPED and last.down is None
-        return is_last and place not in self._specs and not is_at_rest
+        return is_last and not is_wanted and not is_at_rest
 
     def _say_over(self, partition: int, last: StreamStatus) -> bool:
         down = ended(last.down, now()) if last.down else None
@@ -212,8 +214,11 @@ class Ingestor:
     def _note_desired(self, found: Desired) -> None:
         place = (found.partition, found.stream_id)
         before = self._specs.get(place)
+        self._moved.discard(place)
         if found.spec is None:
             self._specs.pop(place, None)
+            if found.has_moved:
+                self._moved.add(place)
         elif before is None or found.spec.generation >= before.generation:
             self._specs[place] = found.spec
         if found.partition in self._ready:
@@ -227,8 +232,8 @@ class Ingestor:
         elif stream is not None:
             stream.want(spec)
         else:
-            known, begun = self._statuses.last(*place), self._statuses.down_elsewhere(*place)
-            self._streams[place] = Stream(spec, place[0], known, self._world, begun)
+            known = self._statuses.last(*place)
+            self._streams[place] = Stream(spec, place[0], known, self._world)
 
     # Who owns it
 

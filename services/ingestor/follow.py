@@ -1,7 +1,7 @@
 """The status topic: who else speaks for our streams.
 
 All of its partitions are followed, for detectors fence by whatever one says. Of those that are not
-ours only the epochs are kept, and the events that are not over: a stream may move to us.
+ours only the epochs are kept.
 """
 
 import time
@@ -20,7 +20,7 @@ from confluent_kafka import (
 )
 from msgspec.structs import replace
 
-from schemas.messages import Down, StreamStatus, is_plausible
+from schemas.messages import StreamStatus, is_plausible
 from schemas.topics import STREAM_STATUS, DecodeError
 
 log = structlog.get_logger()
@@ -48,7 +48,6 @@ class Statuses:
         self._ended: set[int] = set()  # of ours
         self._last: dict[int, dict[str, StreamStatus]] = {}  # by partition that is ours
         self._highest: dict[int, dict[str, int]] = {}  # by partition
-        self._down: dict[int, dict[str, StreamStatus]] = {}  # by partition, those that say so
         self._all_at_s = 0.0
         self._has_disbelieved = False
         self._skipped = 0
@@ -105,17 +104,6 @@ class Statuses:
         """In whatever partition."""
         return max((epochs.get(stream_id, 0) for epochs in self._highest.values()), default=0)
 
-    def down_elsewhere(self, partition: int, stream_id: str) -> Down | None:
-        """The event that goes on as the last word on the stream, said in another partition."""
-        found = [
-            downs[stream_id]
-            for number, downs in self._down.items()
-            if number != partition and stream_id in downs
-        ]
-        last = max(found, key=lambda status: status.epoch, default=None)
-        is_last = last is not None and last.epoch >= self.highest_epoch(stream_id)
-        return last.down if last is not None and is_last else None
-
     def poll(self) -> Iterator[tuple[int, StreamStatus]]:
         """What is new, with its partition: of ours once they were read to their end, of others
         from their beginning."""
@@ -142,10 +130,9 @@ class Statuses:
     def _learn(self, partition: int, message: Message) -> StreamStatus | None:
         key = (message.key() or b"").decode(errors="replace")
         last, highest = self._last.get(partition, {}), self._highest.setdefault(partition, {})
-        down = self._down.setdefault(partition, {})
         if message.value() is None:
-            for known in (last, highest, down):
-                known.pop(key, None)
+            last.pop(key, None)
+            highest.pop(key, None)
             return None
         try:
             status = self._believed(STREAM_STATUS.decode(message.value()))
@@ -154,9 +141,6 @@ class Statuses:
             return None
         last[status.stream_id] = status
         highest[status.stream_id] = max(highest.get(status.stream_id, 0), status.epoch)
-        down.pop(status.stream_id, None)
-        if status.is_down:
-            down[status.stream_id] = status
         return status
 
     def _skip(self, message: Message, error: DecodeError) -> None:

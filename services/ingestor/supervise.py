@@ -14,7 +14,6 @@ import structlog
 from msgspec.structs import replace
 
 from schemas.messages import (
-    Down,
     Event,
     Heartbeat,
     Reason,
@@ -75,15 +74,9 @@ class Stream:
     """A stream of a partition that is ours."""
 
     def __init__(
-        self,
-        spec: StreamSpec,
-        slot: int,
-        known: StreamStatus | None,
-        world: Surroundings,
-        begun: Down | None = None,
+        self, spec: StreamSpec, slot: int, known: StreamStatus | None, world: Surroundings
     ) -> None:
-        """`known` is the last status on the topic, by whomever; `begun` the event that goes on
-        here, of a stream that comes from another slot."""
+        """`known` is the last status on the topic, by whomever."""
         self.spec = spec
         self.slot = slot
         self.camera: Camera | None = None
@@ -106,7 +99,7 @@ class Stream:
         self._final_accounts: list[Account] = []  # that were not told yet
         self._ticked_at_s = time.monotonic()
         self._pulse = Pulse()
-        self._outage = Outage(known, _instant(), begun)
+        self._outage = Outage(known, _instant(), spec.begun)
         self._hushed_until_s = 0.0
         self.outbox = Outbox(spec, world.send, world.buffer_bytes, self._note_loss)
         if known is not None:
@@ -149,12 +142,14 @@ class Stream:
     def is_gone(self) -> bool:
         """Deleted, stopped, and said to be so."""
         is_stopped = self.camera is None and self._is_told_stopped
-        return self._is_deleted and is_stopped and (self._outage.is_settled or self._is_moving)
+        is_settled = self._outage.is_settled or self._leaves_its_event
+        return self._is_deleted and is_stopped and is_settled
 
     @property
-    def _is_moving(self) -> bool:
-        """Its event goes on elsewhere."""
-        return self._has_moved or (self.spec.moving and not self._is_deleted)
+    def _leaves_its_event(self) -> bool:
+        """As it is, in the status: it goes on in another slot."""
+        is_moving = self.spec.moving and (self._has_moved or not self._is_deleted)
+        return is_moving and self._outage.is_open
 
     @property
     def _is_told_stopped(self) -> bool:
@@ -474,7 +469,7 @@ class Stream:
         self._give_up_epoch()
 
     def _note_condition(self) -> None:
-        if self._is_moving:
+        if self._leaves_its_event:
             return
         frames = self.camera.shots if self.camera else 0
         self._outage.note(Condition(self._state.status, self._state.reason, frames), _instant())

@@ -1,9 +1,11 @@
 """A camera that is killed and comes back, while its owner dies: what is told of it."""
 
 import pytest
+from msgspec.structs import replace
 
 from deploy.local.camera import Camera
-from schemas.messages import StreamSpec, down_event_id
+from schemas.messages import Down, Reason, Status, StreamSpec, StreamStatus, down_event_id, now
+from schemas.topics import MOVED_TO, STREAMS
 from tests.ingestor.conftest import CLIPS, CameraServer, assert_near_bar, eventually, free_port
 
 DOOR = Camera("door", str(CLIPS / "vtest_12s.mp4"))
@@ -71,3 +73,21 @@ def test_a_camera_is_down_once_from_its_failure_to_its_return_whoever_owns_it(
     assert_near_bar("its end from the first frame, s", abs(apart_s), 1)
     assert second.stop() == 0
     assert story(topics.events("gate")) == [new, (1, "end", "UNREACHABLE")]
+
+
+def test_an_event_of_a_stream_that_moved_is_ended_by_its_new_owner_alone(start_ingestor, topics):
+    """Whoever reads the old slot leaves it, be it the same process; not so of what is deleted."""
+    down = Down(started_at=now(), reason=Reason.CAPACITY)
+    for stream_id in ("moved", "gone"):
+        stopped = StreamStatus(stream_id=stream_id, status=Status.STOPPED, since=now(), epoch=7)
+        topics.say_status(replace(stopped, down=down), 2)
+    topics.say_raw(STREAMS, 2, "moved", None, {MOVED_TO: b"3"})
+    ingestor = start_ingestor()
+    wait_story(topics, "gone", (1, "end", "CAPACITY"))
+    assert topics.events("moved") == []
+    topics.want(replace(spec("moved", 3, "file:bikes.mp4?loop=1"), begun=down))
+    wait_story(topics, "moved", (0, "new", "CAPACITY"), (1, "end", "CAPACITY"))
+    ended = topics.events("moved")[-1]
+    assert ended.event_id == down_event_id("moved", down.started_at)
+    assert ended.ended_at > topics.frames("moved")[0].captured_at
+    assert ingestor.stop() == 0

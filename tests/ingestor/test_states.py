@@ -411,9 +411,9 @@ def test_an_event_outlives_the_move_of_its_stream_and_its_new_owner_ends_it(movi
     moving.stream.tick()
     assert moving.stream.is_gone
     assert {each.phase for each in moving.world.events} == {Phase.NEW}
-    moving.spec = replace(SPEC, generation=moving.spec.generation + 1)
-    down = moving.world.last.down
-    moving.stream = Watched(moving.spec, 0, None, moving.world.surroundings(), down)
+    generation, down = moving.spec.generation + 1, moving.world.last.down
+    moving.spec = replace(SPEC, generation=generation, begun=down)
+    moving.stream = Watched(moving.spec, 0, None, moving.world.surroundings())
     moving._seen_states = 0
     moving.be_well(12)
     told = moving.world.events

@@ -89,12 +89,11 @@ class Burial:
         return all(is_over(row, status, said, at) for status in self._seen(row))
 
     def _seen(self, row: StreamRow) -> list[StreamStatus | None]:
-        """In both slots, where it was on its way from one to another and had not arrived."""
+        """In both slots, where it was on its way; who speaks in the new one has its event, too."""
         if row.old_slot is None:
             return [self._observed.status(row.id)]
         here, before = (self._observed.status_in(at, row.id) for at in (row.slot, row.old_slot))
-        has_arrived = here is not None and before is not None and here.epoch > before.epoch
-        return [here] if has_arrived else [here, before]
+        return [here, before] if here is None else [here]
 
     def _forget(
         self, connection: Connection, specs: Specs, rows: Collection[StreamRow], at: datetime

@@ -11,9 +11,8 @@ on wherever a gateway died:
    the old slot's status gets its tombstone, and the row forgets the old slot. By then no fence
    needs it any more; a stream that was stopped meanwhile stays at this step until it is started.
 
-It has been down since it found no room. The old owner leaves that event as it is, and the new one
-goes on with it, for it finds it in the old slot's status; one that had not read that when it began
-leaves the event's end to the fourth step.
+It has been down since it found no room. The old owner leaves that event as it is, in the status
+that says that it stopped; the spec in the new slot hands it to the new owner, who goes on with it.
 """
 
 import time
@@ -33,7 +32,6 @@ from schemas.messages import (
     Status,
     StreamSpec,
     StreamStatus,
-    down_event,
 )
 from services.gateway.observed import Observed
 from services.gateway.reconciler.specs import Place, Specs
@@ -59,10 +57,12 @@ def old_place(row: StreamRow) -> Place:
     return (-1 if row.old_slot is None else row.old_slot), row.id
 
 
-def wanted(row: StreamRow, left: Collection[str]) -> tuple[Place, StreamSpec]:
-    """Where its spec should stand now, and which. `left`: who has left its old slot."""
+def wanted(row: StreamRow, left: Mapping[str, Down | None]) -> tuple[Place, StreamSpec]:
+    """Where its spec should stand now, and which. `left`: who has left its old slot, with the event
+    that goes on."""
     if row.old_slot is None or row.id in left:
-        return (row.slot, row.id), row.spec
+        begun = None if row.old_slot is None else left[row.id]
+        return (row.slot, row.id), replace(row.spec, begun=begun)
     here = {"slot": row.old_slot, "generation": row.generation - 1}
     return old_place(row), replace(row.spec, **here, running=False, moving=True)
 
@@ -87,17 +87,6 @@ def is_quiet(row: StreamRow, said: Said, seen: StreamStatus | None) -> bool:
     if told is None or told.running or seen is None:
         return False
     return is_at_rest(seen) and seen.observed_generation >= told.generation
-
-
-def orphaned(before: StreamStatus, here: StreamStatus) -> Down | None:
-    """The event that the new owner did not go on with, ended where that began to speak."""
-    down = before.down
-    if down is None or not before.is_down:
-        return None
-    if here.down is not None and here.down.started_at == down.started_at:
-        return None
-    ended_at = max(here.since, down.started_at)
-    return replace(down, ended_at=ended_at, revision=down.revision + 1)
 
 
 @dataclass(frozen=True)
@@ -188,9 +177,18 @@ class Moves:
         self._monotonic = monotonic
         self._next_at = -float("inf")
 
-    def left(self, rows: Iterable[StreamRow], specs: Specs) -> set[str]:
-        """Who may be said in its new slot."""
-        return {row.id for row in rows if row.old_slot is not None and self._has_left(row, specs)}
+    def left(self, rows: Iterable[StreamRow], specs: Specs) -> dict[str, Down | None]:
+        """Who may be said in its new slot, and the event that goes on there."""
+        moving = [row for row in rows if row.old_slot is not None and self._has_left(row, specs)]
+        return {row.id: self._begun(row, specs) for row in moving}
+
+    def _begun(self, row: StreamRow, specs: Specs) -> Down | None:
+        """What was said of it once is kept: the old slot's status may not be read yet."""
+        said = specs.said.get((row.slot, row.id))
+        if said is not None and is_expected(row, specs.said):
+            return said.begun
+        before = self._observed.status_in(*old_place(row))
+        return before.down if before is not None and before.is_down else None
 
     def _has_left(self, row: StreamRow, specs: Specs) -> bool:
         slot, _ = old_place(row)
@@ -219,7 +217,6 @@ class Moves:
         over = [row for row in rows if self._is_over(row, specs)]
         for row in over:
             if row.old_slot is not None and row.old_slot < specs.slots:
-                self._end_orphaned(row, specs)
                 specs.forget_status(old_place(row), row.slot)
         if not over or not specs.delivered(DELIVERED_WITHIN_S):
             return
@@ -227,16 +224,12 @@ class Moves:
             end_move(connection, row)
             log.info("move.ended", stream=row.id, slot=row.slot, old_slot=row.old_slot)
 
-    def _end_orphaned(self, row: StreamRow, specs: Specs) -> None:
-        before = self._observed.status_in(*old_place(row))
-        here = self._observed.status_in(row.slot, row.id)
-        if before and here and (down := orphaned(before, here)) is not None:
-            specs.tell(down_event(row.id, down))
-
     def _is_over(self, row: StreamRow, specs: Specs) -> bool:
         if row.old_slot is None or row.deleted_at is not None:
             return False
-        if specs.said.get((row.slot, row.id)) != row.spec or old_place(row) in specs.said:
+        said = specs.said.get((row.slot, row.id))
+        is_said = said is not None and replace(said, begun=None) == row.spec
+        if not is_said or old_place(row) in specs.said:
             return False
         before = self._observed.status_in(*old_place(row))
         here = self._observed.status_in(row.slot, row.id)

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import closing, contextmanager
+from types import MappingProxyType
 
 import structlog
 from confluent_kafka import KafkaException
@@ -19,7 +20,7 @@ from sqlalchemy import Connection, create_engine, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from schemas.messages import StreamSpec
+from schemas.messages import Down, StreamSpec
 from schemas.tables import engine_url
 from services.gateway.reconciler.bury import Burial
 from services.gateway.reconciler.move import Moves, reached, wanted
@@ -60,10 +61,10 @@ Difference = tuple[Place, StreamSpec | None]
 def differences(
     rows: Iterable[StreamRow],
     said: Mapping[Place, StreamSpec | None],
-    left: Collection[str] = (),
+    left: Mapping[str, Down | None] = MappingProxyType({}),
 ) -> Iterator[Difference]:
     """What must be said so that each stream has its spec in its slot, and nothing anywhere else.
-    `left`: of those that move, who has left its old slot.
+    `left`: of those that move, who has left its old slot, and with which event.
 
     A generation that no row could ever pass (it is forged) is deleted first: after that, readers
     take any.

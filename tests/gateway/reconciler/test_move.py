@@ -26,7 +26,6 @@ from services.gateway.reconciler.move import (
     Moves,
     is_expected,
     is_quiet,
-    orphaned,
     owners,
     reached,
     target,
@@ -40,7 +39,7 @@ from services.gateway.streams import StreamRow, begin_move, change, find, mark_d
 from services.process.kafka import headers_of
 from tests.gateway.clock import Clock
 from tests.gateway.gateway_process import running
-from tests.gateway.messages import NOON, a_status, an_instance
+from tests.gateway.messages import NOON, an_instance
 from tests.gateway.parts import INTERNAL_KEY, said
 from tests.gateway.reconciler.ingestors import Ingestors, Site
 from tests.gateway.reconciler.spoken import Spoken
@@ -60,7 +59,7 @@ def test_a_stream_that_moves_is_told_to_stop_before_anything_is_said_in_its_new_
 
 
 def test_once_it_has_left_it_is_said_in_its_new_slot_and_no_more_in_the_old():
-    left = {A}
+    left = {A: None}
     assert list(differences([MOVING], {OLD: HALT}, left)) == [(NEW, MOVING.spec), (OLD, None)]
     assert list(differences([MOVING], {OLD: HALT, NEW: MOVING.spec}, left)) == [(OLD, None)]
     assert list(differences([MOVING], {}, left)) == [(NEW, MOVING.spec)]
@@ -96,23 +95,23 @@ def test_what_was_said_in_the_new_slot_is_not_taken_back():
 def test_a_row_passes_what_was_forged_in_either_of_its_slots():
     assert reached(MOVING, {OLD: HALT, NEW: MOVING.spec}) == MOVING.generation
     assert reached(MOVING, {OLD: replace(HALT, generation=90)}) == 91
-    assert wanted(a_row(id=A, slot=2, old_slot=0, generation=92), ())[1].generation == 91
+    assert wanted(a_row(id=A, slot=2, old_slot=0, generation=92), {})[1].generation == 91
     assert reached(a_row(id=A, slot=2), {OLD: replace(HALT, generation=90)}) == 0
 
 
 FULL = {"reason": Reason.CAPACITY, "owner": "full"}
 
 
-def test_an_event_that_the_new_owner_did_not_go_on_with_is_over_where_that_began_to_speak():
-    down = Down(started_at=NOON - timedelta(minutes=1), reason=Reason.CAPACITY, revision=2)
-    here = a_status(A, epoch=2)
-    left = replace(here, status=Status.STOPPED, epoch=1, down=down)
-    assert orphaned(left, here) == replace(down, ended_at=here.since, revision=3)
-    later = Down(started_at=NOON, reason=Reason.UNREACHABLE)
-    assert orphaned(left, replace(here, down=later)) is not None
-    assert orphaned(left, replace(here, down=replace(down, reason="TIMEOUT", revision=3))) is None
-    assert orphaned(replace(left, down=replace(down, ended_at=NOON)), here) is None
-    assert orphaned(replace(left, down=None), here) is None
+def test_an_event_goes_on_in_the_new_slot_until_the_move_is_over():
+    """As it was said there once, also while the old slot's status is not read yet."""
+    down = Down(started_at=NOON, reason=Reason.CAPACITY)
+    handed_over = replace(MOVING.spec, begun=down)
+    assert list(differences([MOVING], {OLD: HALT}, {A: down})) == [(NEW, handed_over), (OLD, None)]
+    specs: Any = Spoken(delivers=True)
+    specs.said = {NEW: handed_over}
+    assert Moves(Observed()).left([MOVING], specs) == {A: down}
+    settled = a_row(id=A, slot=2, generation=5)
+    assert list(differences([settled], {NEW: handed_over})) == [(NEW, settled.spec)]
 
 
 class Said:
