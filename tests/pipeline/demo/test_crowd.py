@@ -20,7 +20,8 @@ that is late by a second leaves out all up to its next key frame, which is 5 s a
 def stack_options() -> list[str]:
     cameras = ["--cameras", str(TEN), "--camera-fps", str(FPS)]
     unneeded = ["--scale", "detector=0", "--scale", "ai=0"]
-    return [*cameras, *unneeded, "--env", "GATEWAY_AUTH=off"]
+    room = ["--env", f"INGESTOR_CAPACITY={TEN + MANY}"]
+    return [*cameras, *unneeded, *room, "--env", "GATEWAY_AUTH=off"]
 
 
 @pytest.fixture
