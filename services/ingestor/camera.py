@@ -52,6 +52,7 @@ from services.process.stop import exit_when_a_thread_dies
 LARGEST_JPEG = 1_900_000  # bytes; with its headers it must fit into LARGEST_MESSAGE
 COUNT_EVERY_S = 1.0
 HUNG_UP = "it closed the connection"  # as it does where it has too many viewers
+NO_USER = "none was given"
 OUT_OF_MEMORY = "it needed more memory than INGESTOR_CAMERA_MEMORY_BYTES allows"
 
 
@@ -143,6 +144,8 @@ def relayed(location: RtspSource, verifies: bool) -> Iterator[Source]:
                 raise Forbidden("It redirects to another address") from None
             if way.was_hung_up and failure.reason is Reason.NO_VIDEO:
                 raise CaptureFailed(Reason.UNREACHABLE, HUNG_UP) from None
+            if failure.reason is Reason.AUTH_FAILED and not location.has_user:
+                raise CaptureFailed(failure.reason, NO_USER) from None
             raise
 
 

@@ -72,6 +72,10 @@ class RtspSource:
     _parts: SplitResult = field(repr=False)
     _userinfo: str | None = field(repr=False)
 
+    @property
+    def has_user(self) -> bool:
+        return self._userinfo is not None
+
     def through(self, port: int) -> str:
         """The url as FFmpeg must have it to reach the camera by a port of this machine; with the
         password in it: it lives in this process only."""

@@ -39,7 +39,7 @@ class Row(NamedTuple):
 
 
 ROWS = [
-    Row("wrong password", "rtsp://{plain}/locked", Reason.AUTH_FAILED),
+    Row("no password", "rtsp://{plain}/locked", Reason.AUTH_FAILED, detail="none was given"),
     Row("wrong path", "rtsp://{plain}/nowhere", Reason.NOT_FOUND),
     Row("no such file", "file:nothing.mp4", Reason.NOT_FOUND),
     Row("refused port", "rtsp://{closed}/x", Reason.UNREACHABLE, detail="refused"),
