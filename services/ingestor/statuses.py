@@ -184,6 +184,19 @@ def handed_over(now: datetime) -> State:
     )
 
 
+def as_said(status: StreamStatus) -> State:
+    """What an owner before us said of it."""
+    return State(
+        status.status,
+        status.since,
+        reason=status.reason,
+        message=status.message,
+        hint=status.hint,
+        attempt=status.attempt,
+        next_retry_at=status.next_retry_at,
+    )
+
+
 def ended(now: datetime) -> State:
     return _told(State(Status.STOPPED, now), Reason.ENDED)
 

@@ -106,14 +106,26 @@ class Stream:
             self._take_over(known)
 
     def _take_over(self, known: StreamStatus) -> None:
-        """What is said already need not be said again, and a clip that was over stays over."""
-        if known.status is not Status.STOPPED or known.observed_generation != self.spec.generation:
+        """What is said already need not be said again, a clip that was over stays over, and a wrong
+        password is not tried sooner because its owner died: cameras lock accounts."""
+        if known.observed_generation != self.spec.generation:
+            return
+        if known.reason is Reason.AUTH_FAILED and self.spec.running:
+            self._wait_on(known)
+        if known.status is not Status.STOPPED:
             return
         self._is_over = self.spec.running and known.reason is Reason.ENDED
         if self._is_over:
             self._state = statuses.ended(known.since)
         if self._is_over or not self.spec.running:
             self._said = self._status()
+
+    def _wait_on(self, known: StreamStatus) -> None:
+        """At most for as long as it would have waited itself: clocks differ."""
+        due = known.next_retry_at or now()
+        wait_s = min(max((due - now()).total_seconds(), 0.0), statuses.AUTH_CAP_S)
+        self._failures, self.retry_at_s = known.attempt, time.monotonic() + wait_s
+        self._state = statuses.as_said(known)
 
     @property
     def turn(self) -> tuple[bool, float]:
@@ -169,7 +181,7 @@ class Stream:
         """Frames follow when the broker has acknowledged the status that says so."""
         self.epoch, self._is_claimed, self._is_contested = epoch, True, False
         if self._should_run:
-            if self._asks_for_room():
+            if self._asks_for_room() and not self._is_to_wait:
                 self._enter(statuses.starting(now()))
         elif self._state.status is not Status.STOPPED:
             self._come_to_rest()
@@ -184,6 +196,12 @@ class Stream:
             metrics.CLAIMS.inc()
         else:
             self._is_claimed = False
+
+    @property
+    def _is_to_wait(self) -> bool:
+        """It has failed, and its next attempt is not due."""
+        has_failed = self._state.status is Status.ERROR and not self._lacks_room
+        return self.camera is None and has_failed and time.monotonic() < self.retry_at_s
 
     def _come_to_rest(self) -> None:
         if self.camera is None:

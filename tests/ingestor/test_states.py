@@ -382,6 +382,28 @@ def test_a_deleted_stream_is_gone_only_once_the_end_of_its_event_is_told():
     lives.teardown()
 
 
+def test_a_wrong_password_is_tried_no_sooner_because_its_owner_died():
+    lives = Owners()
+    lives.begin(True, 1)
+    lives.end_camera((link.Failed(Reason.AUTH_FAILED),))
+    lives.wait(0.1)
+    lives.world.acknowledge()
+    said, tried = lives.world.last, len(lives.world.children)
+    assert said.reason is Reason.AUTH_FAILED
+    lives.lose()
+    lives.claim()
+    lives.world.acknowledge()
+    wait_s = (said.next_retry_at - lives.world.clock.now()).total_seconds()
+    lives.wait(wait_s - 1)
+    last = lives.world.last
+    assert (last.reason, last.attempt, last.since) == (Reason.AUTH_FAILED, 1, said.since)
+    assert last.epoch > said.epoch
+    assert len(lives.world.children) == tried
+    lives.wait(2.0)
+    assert len(lives.world.children) == tried + 1
+    lives.teardown()
+
+
 @pytest.fixture
 def moving():
     """One that found no room, has told of it, and was told to stop because it moves."""
