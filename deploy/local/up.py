@@ -48,6 +48,10 @@ MEANING: dict[type[Exception], Exit] = {
     PartFailed: Exit.UNHEALTHY,
     StreamsRefused: Exit.UNHEALTHY,
 }
+END: dict[type[Exception], tuple[str, str]] = {
+    AlreadyRunning: ("start", "refused"),  # nothing of it has stopped
+    Interrupted: ("stop", "interrupted"),
+}
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,8 @@ def up(start: Start) -> Exit:
         with start.place.owned() as lock, Warden(keep_open=lock) as warden:
             return run(start, warden)
     except tuple(MEANING) as error:
-        report("stop", state="interrupted" if isinstance(error, Interrupted) else "failed")
+        stage, state = END.get(type(error), ("stop", "failed"))
+        report(stage, state=state)
         explain(str(error))
         return MEANING[type(error)]
 

@@ -137,6 +137,7 @@ def test_a_second_supervisor_is_refused(stack):
     second = deploy_local("up", "--data", str(stack.folder), "--ports", "auto", "--no-services")
     assert second.returncode == 2
     assert "runs" in second.stderr
+    assert second.stderr.splitlines()[0] == "stage=start state=refused"  # the first goes on
 
 
 def test_logs_can_be_read_by_name(stack):
