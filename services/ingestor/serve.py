@@ -3,7 +3,7 @@ ours."""
 
 import asyncio
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from http import HTTPStatus
 from typing import Any, Protocol
@@ -146,8 +146,8 @@ def _looked_at(look: Look) -> APIRouter:
     return router
 
 
-def _gate(key: str | None) -> Callable[[Request], None]:
-    def prove(request: Request) -> None:
+def _gate(key: str | None) -> Callable[[Request], Awaitable[None]]:
+    async def prove(request: Request) -> None:
         """The token is for the one stream or probe that the path names."""
         if key is None:
             raise Refused(

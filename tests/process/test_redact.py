@@ -209,7 +209,7 @@ def test_a_text_that_is_made_to_take_long_takes_little_longer_than_others(patter
     hide(KNOWN)
     rest = " x@y pas= %25252525"
     made, other = ((unit * 32_000)[:32_000] + rest for unit in (pattern, "some words "))
-    assert seconds_for(made) < 8 * seconds_for(other)
+    assert seconds_for(made) < 16 * seconds_for(other)  # 7.5 for the worst of these
 
 
 LOGS = """
