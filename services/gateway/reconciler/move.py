@@ -25,14 +25,7 @@ from msgspec.structs import replace
 from prometheus_client import Counter
 from sqlalchemy import Connection
 
-from schemas.messages import (
-    Down,
-    Instance,
-    Reason,
-    Status,
-    StreamSpec,
-    StreamStatus,
-)
+from schemas.messages import Down, Instance, Reason, Status, StreamSpec, StreamStatus
 from services.gateway.observed import Observed
 from services.gateway.reconciler.specs import Place, Specs
 from services.gateway.streams import StreamRow, begin_move, end_move
@@ -60,9 +53,10 @@ def old_place(row: StreamRow) -> Place:
 def wanted(row: StreamRow, left: Mapping[str, Down | None]) -> tuple[Place, StreamSpec]:
     """Where its spec should stand now, and which. `left`: who has left its old slot, with the event
     that goes on."""
-    if row.old_slot is None or row.id in left:
-        begun = None if row.old_slot is None else left[row.id]
-        return (row.slot, row.id), replace(row.spec, begun=begun)
+    if row.old_slot is None:
+        return (row.slot, row.id), row.spec
+    if row.id in left:
+        return (row.slot, row.id), replace(row.spec, begun=left[row.id])
     here = {"slot": row.old_slot, "generation": row.generation - 1}
     return old_place(row), replace(row.spec, **here, running=False, moving=True)
 
