@@ -66,7 +66,12 @@ class Warden:
                 os.write(self._note_fd, f"+{pid} {number}\n".encode())
 
     def spawn(self, command: Command, log: IO[bytes]) -> "subprocess.Popen[bytes]":
-        """The command, started through `launch.py`, which notes itself here first."""
+        """The command, started through `launch.py`, which notes itself here first.
+
+        In a group of its own, which can be ended as one, and in our session: Linux (autogroup)
+        gives each session the same share of the processor, an ingestor with all its cameras as
+        much as an idle page.
+        """
         launcher = [*BARE_PYTHON, str(HERE / "launch.py")]
         with self._lock:
             arguments = [str(self._note_fd), str(int(command.death_signal)), command.user or "-"]
@@ -78,7 +83,7 @@ class Warden:
                 stdout=log,
                 stderr=log,
                 pass_fds=[self._note_fd],
-                start_new_session=True,
+                process_group=0,
             )
             self._noted[process.pid] = command.death_signal
         return process

@@ -54,7 +54,7 @@ FIXED = {
     "group.consumer.min.session.timeout.ms": "5000",
     "group.consumer.session.timeout.ms": "10000",
     "group.consumer.min.heartbeat.interval.ms": "500",
-    "group.consumer.heartbeat.interval.ms": "1000",
+    "group.consumer.heartbeat.interval.ms": "500",
     "broker.session.timeout.ms": "1500",
     "broker.heartbeat.interval.ms": "300",
     "controller.quorum.election.timeout.ms": "100",

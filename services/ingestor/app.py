@@ -40,6 +40,7 @@ from services.ingestor.supervise import Stream, Surroundings
 log = structlog.get_logger()
 
 TICK_S = 0.1
+HURRY_FOR_S, HURRIED_TICK_S = 3.0, 0.03  # taking a stream over waits for several answers in turn
 INSTANCE_EVERY_S = 10.0
 SPARE_AFTER_S = 5.0
 SETTLE_S = 2.0  # for the last frames' deliveries
@@ -88,6 +89,7 @@ class Ingestor:
         self._ready: set[int] = set()  # and their statuses, too
         self._unhealed: deque[tuple[int, StreamStatus]] = deque()
         self._unburied: deque[Unreadable] = deque()
+        self._hurries_until_s = 0.0
         self._said_instance_at_s = 0.0
         self._said_slots: tuple[int, ...] = ()
         self._broker_since_s: float | None = None
@@ -103,7 +105,7 @@ class Ingestor:
     def step(self) -> None:
         if self._frames.has_failed:
             raise CannotGoOn("the producer of frames failed for good")
-        for found in self._desires.poll(TICK_S):
+        for found in self._desires.poll(self._tick_s):
             self._note(found)
         self._hear_all()
         self._announcer.poll()
@@ -119,11 +121,16 @@ class Ingestor:
                 log.info("stream.forgotten", stream=place[1])
         self._count()
 
+    @property
+    def _tick_s(self) -> float:
+        return HURRIED_TICK_S if time.monotonic() < self._hurries_until_s else TICK_S
+
     # What is ours
 
     def _take_partitions(self, partitions: Partitions) -> None:
         """Called from within the poll of the group."""
         log.info("partitions.assigned", partitions=sorted(partitions))
+        self._hurries_until_s = time.monotonic() + HURRY_FOR_S
         self._statuses.follow(partitions)
 
     def _release(self, partitions: Partitions, lost: bool) -> None:

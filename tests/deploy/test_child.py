@@ -51,6 +51,13 @@ def test_a_child_gets_only_the_environment_it_was_given(warden, tmp_path):
     assert "HOME=" not in command.log.read_text()
 
 
+def test_a_child_has_a_group_of_its_own_and_our_share_of_the_processor(warden, tmp_path):
+    child = Child(shell("sleep 60", tmp_path), warden)
+    assert os.getpgid(child.pid) == child.pid
+    assert os.getsid(child.pid) == os.getsid(0)
+    child.stop(1)
+
+
 def test_a_command_that_is_not_there_says_so(warden, tmp_path):
     command = Command(("no-such-program",), {}, tmp_path, tmp_path / "child.log")
     assert Child(command, warden).wait(10) == 1
