@@ -19,7 +19,7 @@ from services.ingestor.announce import Announcer
 from services.ingestor.app import Ingestor, Outside, Views
 from services.ingestor.arenas import limit_arenas
 from services.ingestor.cameras import Beginnings
-from services.ingestor.children import Target, fork_server, start
+from services.ingestor.children import Child, Target, await_ready, fork_server, start
 from services.ingestor.cores import usable_cores
 from services.ingestor.desire import Desires
 from services.ingestor.follow import Statuses
@@ -82,7 +82,9 @@ def ingest(settings: Settings, clock: ClockWatch, show: Target = camera.main) ->
     stop = stop_on_signal()
     instance = f"ingestor-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
     outside = open_outside(settings, instance)
-    world = surroundings(settings, instance, outside, show)
+    context = fork_server(PRELOAD)
+    begin = partial(start, context, show, settings.camera_memory_bytes)
+    world = surroundings(settings, instance, outside, begin)
     ingestor = Ingestor(outside, world, introduction(settings, world), clock)
     probes = Probes(world.start, orders(settings, hide_passing))
     stopping = threading.Event()
@@ -94,6 +96,7 @@ def ingest(settings: Settings, clock: ClockWatch, show: Target = camera.main) ->
         stopping,
     )
     with serving(app, settings.http_host, settings.http_port):
+        await_ready(context)  # a member is given cameras that others have stopped
         ingestor.run(stop)
         stopping.set()
         world.newest.wake_all()
@@ -113,14 +116,15 @@ def open_outside(settings: Settings, instance: str) -> Outside:
     )
 
 
-def surroundings(settings: Settings, instance: str, outside: Outside, show: Target) -> Surroundings:
-    context = fork_server(PRELOAD)
+def surroundings(
+    settings: Settings, instance: str, outside: Outside, begin: Callable[[], Child]
+) -> Surroundings:
     return Surroundings(
         instance=instance,
         endpoint=settings.endpoint or f"http://{settings.http_host}:{settings.http_port}",
         newest=Newest(),
         room=Room(settings.capacity),
-        start=lambda: start(context, show, settings.camera_memory_bytes),
+        start=begin,
         order=orders(settings, hide),
         send=outside.frames.send,
         say=outside.announcer.status,

@@ -40,6 +40,20 @@ def fork_server(preload: Sequence[str]) -> ForkServerContext:
     return context
 
 
+def await_ready(context: ForkServerContext) -> None:
+    """Until the server has loaded its modules: the first start waits for that, and whoever starts
+    cameras would do nothing else meanwhile. Raises EOFError where it failed to."""
+    with _registry:
+        process = context.Process(target=_nothing, daemon=True)
+        process.start()
+    process.join()
+    process.close()
+
+
+def _nothing() -> None:
+    """In the child."""
+
+
 class Child:
     """A process and our end of the link to it."""
 

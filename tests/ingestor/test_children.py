@@ -1,12 +1,32 @@
 """A camera's process, asked about while another thread starts one."""
 
+import os
 import socket
 import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from services.ingestor import children
 from services.ingestor.children import Child
+
+ROOT = Path(__file__).parents[2]
+SLOW = """
+import time
+from pathlib import Path
+time.sleep(0.5)
+Path(__file__).with_suffix(".loaded").touch()
+"""
+READY = """
+import slow_to_load
+from pathlib import Path
+from services.ingestor.children import await_ready, fork_server
+marker = Path(slow_to_load.__file__).with_suffix(".loaded")
+marker.unlink()
+await_ready(fork_server(["slow_to_load", "services.ingestor.children"]))
+print(marker.exists())
+"""
 
 
 class Ended:
@@ -52,3 +72,13 @@ def test_an_end_is_known_once_it_may_be_asked_for(child):
     assert child.is_over
     assert child.ended_by == "SIGKILL"
     assert child._process.is_closed
+
+
+def test_a_server_is_ready_once_it_has_its_modules(tmp_path):
+    (tmp_path / "slow_to_load.py").write_text(SLOW)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    script = [sys.executable, "-c", READY]
+    ready = subprocess.run(
+        script, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ready.stdout == "True\n", ready.stderr
