@@ -70,7 +70,7 @@ class Warden:
 
         In a group of its own, which can be ended as one, and in our session: Linux (autogroup)
         gives each session the same share of the processor, an ingestor with all its cameras as
-        much as an idle page.
+        much as a gateway.
         """
         launcher = [*BARE_PYTHON, str(HERE / "launch.py")]
         with self._lock:

@@ -83,8 +83,8 @@ def ingest(settings: Settings, clock: ClockWatch, show: Target = camera.main) ->
     instance = f"ingestor-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(2)}"
     outside = open_outside(settings, instance)
     context = fork_server(PRELOAD)
-    begin = partial(start, context, show, settings.camera_memory_bytes)
-    world = surroundings(settings, instance, outside, begin)
+    start_camera = partial(start, context, show, settings.camera_memory_bytes)
+    world = surroundings(settings, instance, outside, start_camera)
     ingestor = Ingestor(outside, world, introduction(settings, world), clock)
     probes = Probes(world.start, orders(settings, hide_passing))
     stopping = threading.Event()
@@ -117,14 +117,14 @@ def open_outside(settings: Settings, instance: str) -> Outside:
 
 
 def surroundings(
-    settings: Settings, instance: str, outside: Outside, begin: Callable[[], Child]
+    settings: Settings, instance: str, outside: Outside, start_camera: Callable[[], Child]
 ) -> Surroundings:
     return Surroundings(
         instance=instance,
         endpoint=settings.endpoint or f"http://{settings.http_host}:{settings.http_port}",
         newest=Newest(),
         room=Room(settings.capacity),
-        start=begin,
+        start=start_camera,
         order=orders(settings, hide),
         send=outside.frames.send,
         say=outside.announcer.status,

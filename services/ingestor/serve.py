@@ -148,7 +148,8 @@ def _looked_at(look: Look) -> APIRouter:
 
 def _gate(key: str | None) -> Callable[[Request], Awaitable[None]]:
     async def prove(request: Request) -> None:
-        """The token is for the one stream or probe that the path names."""
+        """The token is for the one stream or probe that the path names. It
+        waits for nothing, so it needs none of the pool's threads."""
         if key is None:
             raise Refused(
                 HTTPStatus.SERVICE_UNAVAILABLE, "no-internal-key", "Set SIGHTLOG_INTERNAL_KEY"

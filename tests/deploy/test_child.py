@@ -51,7 +51,7 @@ def test_a_child_gets_only_the_environment_it_was_given(warden, tmp_path):
     assert "HOME=" not in command.log.read_text()
 
 
-def test_a_child_has_a_group_of_its_own_and_our_share_of_the_processor(warden, tmp_path):
+def test_a_child_has_a_group_of_its_own_in_our_session(warden, tmp_path):
     child = Child(shell("sleep 60", tmp_path), warden)
     assert os.getpgid(child.pid) == child.pid
     assert os.getsid(child.pid) == os.getsid(0)

@@ -1,4 +1,4 @@
-"""A camera's process, asked about while another thread starts one."""
+"""When camera processes can be started, and one that is asked about while another starts."""
 
 import os
 import socket
