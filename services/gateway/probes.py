@@ -16,8 +16,7 @@ from services.process.token import sign
 log = structlog.get_logger()
 
 LONGEST_S = 9.5  # of it all: a client is promised 10
-CONNECT_S = 1.0
-HEAD_S = 2.0  # an ingestor that is well answers at once that it is at it
+HEAD_S = 2.0  # an ingestor that is well answers at once that it is at it; then the next is asked
 MARGIN_S = 0.5  # for what it found to come back
 SHORTEST_S = 1.0  # in less no camera shows itself
 LARGEST_ANSWER = 4_000_000  # bytes
@@ -65,7 +64,9 @@ class Probes:
         self._running: set[asyncio.Task[Look]] = set()
         self._client = httpx.AsyncClient(
             transport=transport,
-            timeout=httpx.Timeout(LONGEST_S, connect=CONNECT_S),
+            timeout=LONGEST_S,
+            # A probe is not sent twice: none is risked on a connection that may just be closing.
+            limits=httpx.Limits(max_keepalive_connections=0),
             follow_redirects=False,
             trust_env=False,
         )
@@ -73,7 +74,8 @@ class Probes:
     async def look(self, at: Asked, by: Sequence[Instance], left: Awaitable[None]) -> Look:
         """`left` ends when nobody waits for the answer any more. Raises NoIngestor, TooManyProbes.
 
-        Where an ingestor does not answer, the next one is asked in the time that is left.
+        Where an ingestor does not answer, the next one is asked in the time that is left; the last
+        one may be as slow as that.
         """
         task = asyncio.create_task(self._look(at, by))
         leaving = asyncio.ensure_future(left)
@@ -91,13 +93,15 @@ class Probes:
     async def _look(self, at: Asked, by: Sequence[Instance]) -> Look:
         until_s = time.monotonic() + LONGEST_S
         busy = False
-        for instance in _each_place_once(by):
+        places = _each_place_once(by)
+        for number, instance in enumerate(places, 1):
             within_s = until_s - time.monotonic() - MARGIN_S
             if within_s < SHORTEST_S:
                 break
+            head_s = HEAD_S if number < len(places) else within_s
             try:
                 async with asyncio.timeout(within_s + MARGIN_S):
-                    return Look(await self._ask(instance, at, within_s), instance.instance)
+                    return Look(await self._ask(instance, at, within_s, head_s), instance.instance)
             except TooManyProbes:
                 busy = True
             except (TimeoutError, NoIngestor, httpx.HTTPError, httpx.InvalidURL) as error:
@@ -105,8 +109,8 @@ class Probes:
                 log.warning("probe.unanswered", by=instance.instance, error=type(error).__name__)
         raise TooManyProbes if busy else NoIngestor
 
-    async def _ask(self, instance: Instance, at: Asked, within_s: float) -> Found:
-        async with self._begun(instance, at, within_s) as response:
+    async def _ask(self, instance: Instance, at: Asked, within_s: float, head_s: float) -> Found:
+        async with self._begun(instance, at, within_s, head_s) as response:
             content = b""
             async for chunk in response.aiter_bytes():
                 content += chunk
@@ -119,7 +123,7 @@ class Probes:
 
     @asynccontextmanager
     async def _begun(
-        self, instance: Instance, at: Asked, within_s: float
+        self, instance: Instance, at: Asked, within_s: float, head_s: float
     ) -> AsyncIterator[httpx.Response]:
         request = self._client.build_request(
             "POST",
@@ -132,7 +136,7 @@ class Probes:
                 "verifyTls": at.verify_tls,
             },
         )
-        async with asyncio.timeout(HEAD_S):
+        async with asyncio.timeout(head_s):
             response = await self._client.send(request, stream=True)
         try:
             if response.status_code == httpx.codes.TOO_MANY_REQUESTS:

@@ -36,8 +36,9 @@ DOOR = {"rtspUrl": "rtsp://10.0.0.9/door"}
 class Ingestor:
     """What an ingestor answers to gateways."""
 
-    def __init__(self, answer=SEEN):
+    def __init__(self, answer=SEEN, late_s=0.0):
         self.answer = answer
+        self.late_s = late_s
         self.asked = []
         self.under_way = 0
         self.app = FastAPI()
@@ -50,6 +51,7 @@ class Ingestor:
             return JSONResponse({}, self.answer)
         if self.answer == "no head":
             await asyncio.sleep(60)
+        await asyncio.sleep(self.late_s)
         return StreamingResponse(self._body(), media_type="application/json")
 
     async def _body(self):
@@ -177,6 +179,14 @@ async def test_where_one_ingestor_does_not_answer_another_is_asked(client, up, a
     up("ill", ill)
     told = (await client.post("/streams/probe", json=DOOR)).json()
     assert (told["ok"], told["instance"], len(ill.asked)) == (True, "well", 1)
+
+
+async def test_the_last_ingestor_has_the_time_that_is_left(client, up, monkeypatch):
+    """With nobody to turn to, there is no use in giving up on one that is only slow."""
+    monkeypatch.setattr(probes, "HEAD_S", 0.3)
+    up("only", Ingestor(late_s=0.6))
+    told = (await client.post("/streams/probe", json=DOOR)).json()
+    assert (told["ok"], told["instance"]) == (True, "only")
 
 
 async def test_a_dead_ingestor_is_asked_once_where_another_took_its_place(client, up, start):
