@@ -2,6 +2,7 @@
 
 import struct
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
@@ -19,12 +20,14 @@ from schemas.messages import Reason, SourceFacts
 
 OPEN_TIMEOUT_S = 8.0
 READ_TIMEOUT_S = 8.0
-BLIND_S = 10.0  # data without a single good picture
+BLIND_S = 10.0  # data with hardly a good picture
+HARDLY = 1 / 20  # of what came: decoders find a picture in mere noise now and then
 DECODED = frozenset({"h264", "hevc"})
 CODECS = DECODED | {"mjpeg"}
 LONGEST_GAP_S = 5.0  # between two pictures of a clip: a longer one is a fault of its timestamps
 LATEST_S = 1.0  # behind its own time, a clip is shown late instead of in a hurry
 LONGEST_REORDERING = 64  # pictures
+MOST_IN_SIGHT = 1000  # pictures: a hundred a second
 LARGEST_PICTURE = 7680 * 4320  # pixels
 DECODING_BYTES = 3  # a pixel, of H.264: half for the picture, half for the decoder's tables
 
@@ -86,6 +89,10 @@ class Unit:
     pts_s: float | None
     arrival_s: float  # monotonic
     sender_us: int | None  # the camera's own UTC for it, if it says one
+
+    @property
+    def is_good(self) -> bool:
+        return self.picture is not None or self.jpeg is not None
 
 
 @contextmanager
@@ -152,7 +159,7 @@ class Source:
             raise CaptureFailed(Reason.CODEC_UNSUPPORTED, self.codec)
         self._stream.codec_context.options = DECODER
         self._stream.codec_context.thread_type = "NONE"
-        self._good_at_s = time.monotonic()
+        self._sight = Sight(time.monotonic())
         self._sees_key = False
         self._arrivals: dict[float | None, float] = {}
 
@@ -191,7 +198,7 @@ class Source:
             if packet is None:
                 return
             for unit in self._decode(packet, arrival):
-                self._judge(unit)
+                self._sight.note(unit.arrival_s, is_good=unit.is_good)
                 yield unit
 
     def _next(self, demux: Iterator[VideoPacket]) -> "VideoPacket | None":
@@ -260,18 +267,32 @@ class Source:
         context = self._stream.codec_context
         bytearray(context.width * context.height * DECODING_BYTES)
 
-    def _judge(self, unit: Unit) -> None:
-        if unit.picture is not None or unit.jpeg is not None:
-            self._good_at_s = unit.arrival_s
-        elif unit.arrival_s - self._good_at_s > BLIND_S:
-            raise CaptureFailed(Reason.DECODE_ERRORS)
-
     def decode_jpeg(self, jpeg: bytes) -> VideoFrame | None:
         """For camera JPEGs that must be made anew; None where this one is no good."""
         with suppress(av.error.FFmpegError):
             for picture in self._stream.codec_context.decode(Packet(jpeg)):
                 return picture
         return None
+
+
+class Sight:
+    """Whether there was anything to see of late, by the monotonic clock."""
+
+    def __init__(self, began_s: float) -> None:
+        self._began_s = began_s
+        self._seen: deque[tuple[float, bool]] = deque(maxlen=MOST_IN_SIGHT)
+
+    def note(self, arrival_s: float, *, is_good: bool) -> None:
+        """Raises CaptureFailed at a bad picture, where hardly one was good for so long."""
+        self._seen.append((arrival_s, is_good))
+        since_s = arrival_s - BLIND_S
+        if is_good or since_s <= self._began_s:
+            return
+        while self._seen[0][0] < since_s:
+            self._seen.popleft()
+        good = sum(was_good for _, was_good in self._seen)
+        if good < HARDLY * len(self._seen):
+            raise CaptureFailed(Reason.DECODE_ERRORS)
 
 
 class Playback:

@@ -9,7 +9,7 @@ import simplejpeg
 
 from schemas.messages import Reason
 from services.ingestor.camera import compress
-from services.ingestor.capture import CaptureFailed, Playback, clip
+from services.ingestor.capture import BLIND_S, CaptureFailed, Playback, Sight, clip
 from services.ingestor.compress import Compressor
 from tests.ingestor.conftest import CLIPS
 
@@ -136,3 +136,38 @@ def test_a_clip_that_can_not_be_shown_says_why(tmp_path, make, reason):
         pass
     assert failed.value.reason is reason
     assert str(tmp_path) not in str(failed.value)
+
+
+def blind_after(is_good, rate=10, for_s=60):
+    """When a camera of so many pictures a second is given up, in seconds."""
+    sight = Sight(0.0)
+    for number in range(for_s * rate):
+        try:
+            sight.note(number / rate, is_good=is_good(number))
+        except CaptureFailed as failed:
+            assert failed.reason is Reason.DECODE_ERRORS
+            return number / rate
+    return None
+
+
+@pytest.mark.parametrize("rate", [1, 10, 60, 240])
+def test_a_camera_that_shows_nothing_good_is_given_up_in_time(rate):
+    assert blind_after(lambda number: False, rate) == pytest.approx(BLIND_S, abs=1 / rate + 0.001)
+
+
+@pytest.mark.parametrize("at", [[], [0], [60], [60, 80], [99]])
+def test_a_picture_that_is_found_in_noise_now_and_then_buys_no_time(at):
+    assert blind_after(lambda number: number in at) == pytest.approx(BLIND_S, abs=0.11)
+
+
+def test_a_camera_that_goes_blind_is_given_up_as_soon():
+    assert blind_after(lambda number: number < 300) == pytest.approx(30 + BLIND_S, abs=0.6)
+
+
+@pytest.mark.parametrize("every", [1, 2, 10, 15])
+def test_a_camera_with_damage_is_kept_as_long_as_it_shows_something(every):
+    assert blind_after(lambda number: number % every == 0) is None
+
+
+def test_a_slow_camera_is_kept_after_one_bad_picture():
+    assert blind_after(lambda number: number != 4, rate=1) is None
