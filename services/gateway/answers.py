@@ -1,7 +1,7 @@
 """What REST says of a stream: what is wanted of it, and what is seen of it."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -13,7 +13,7 @@ from services.gateway.probes import Look
 from services.gateway.streams import StreamRow
 from services.gateway.times import Time
 
-SILENCE = timedelta(seconds=30)  # a running stream without a heartbeat for so long is unhealthy
+SILENCE_S = 30.0  # a running stream without a heartbeat for so long is unhealthy
 ALL_ROLES = ["detect", "snapshot", "live"]
 
 
@@ -261,10 +261,8 @@ def _unhealthy(row: StreamRow, seen: Observed, at: datetime) -> UnhealthyAnswer 
     spec = row.spec
     observed, heartbeat = seen.status(spec.stream_id), seen.heartbeat(spec.stream_id)
     status = status_of(spec, observed)
-    moments = [row.updated_at]  # from each of these on it has SILENCE to be heard of
-    moments += [observed.since] if observed else []
-    moments += [heartbeat.at] if heartbeat else []
-    silent = at - max(moments) > SILENCE and status is not Status.STOPPED
+    since_s = min((at - row.updated_at).total_seconds(), seen.silent_s(spec.stream_id))
+    silent = since_s > SILENCE_S and status is not Status.STOPPED
     if status is not Status.ERROR and not silent:
         return None
     told = observed if observed and observed.reason and observed.status is status else None

@@ -59,6 +59,7 @@ class Observed:
         self.slots = 0  # the partitions of streams.v1; 0: not known yet
         self._statuses: OrderedDict[str, dict[int, StreamStatus]] = OrderedDict()
         self._heartbeats: OrderedDict[str, tuple[float, Heartbeat]] = OrderedDict()
+        self._spoken: OrderedDict[str, float] = OrderedDict()  # of whom an owner spoke, and when
         self._samples: OrderedDict[str, deque[_Sample]] = OrderedDict()
         self._last: OrderedDict[str, tuple[int, int]] = OrderedDict()
         self._desired: OrderedDict[str, _Placed] = OrderedDict()
@@ -106,6 +107,14 @@ class Observed:
             arrived_and_heartbeat = self._heartbeats.get(stream_id)
         return arrived_and_heartbeat[1] if arrived_and_heartbeat else None
 
+    def silent_s(self, stream_id: str) -> float:
+        """Since its owner last spoke of it, by a status or a heartbeat. Infinite where nobody did.
+
+        By the broker's clock and ours: an owner's own may be an hour off.
+        """
+        with self._lock:
+            return self._monotonic() - self._spoken.get(stream_id, -math.inf)
+
     def measured(self, stream_id: str) -> Measured | None:
         """None when nothing was heard of the stream for 30 s."""
         at = self._monotonic()
@@ -134,8 +143,12 @@ class Observed:
         """Topics only grow: fewer are a topic that was not looked at yet."""
         self.slots = max(self.slots, count)
 
-    def note_status(self, partition: int, status: StreamStatus) -> None:
+    def note_status(
+        self, partition: int, status: StreamStatus, appended: datetime | None = None
+    ) -> None:
+        """`appended`: when the broker got it; just now, where that is not said."""
         with self._lock:
+            self._note_spoken(status.stream_id, appended)
             said = self._statuses.get(status.stream_id, {})
             said.pop(partition, None)
             if len(said) >= PARTITIONS_KEPT:
@@ -148,7 +161,13 @@ class Observed:
             said = self._statuses.get(stream_id, {})
             if said.pop(partition, None) is None or said:
                 return False
-            for kept in (self._statuses, self._heartbeats, self._samples, self._last):
+            for kept in (
+                self._statuses,
+                self._heartbeats,
+                self._spoken,
+                self._samples,
+                self._last,
+            ):
                 kept.pop(stream_id, None)
             return True
 
@@ -167,10 +186,18 @@ class Observed:
             del self._desired[stream_id]
             return True
 
-    def note_heartbeat(self, heartbeat: Heartbeat) -> None:
-        age = max(0.0, (now() - heartbeat.at).total_seconds())
+    def note_heartbeat(self, heartbeat: Heartbeat, appended: datetime | None = None) -> None:
+        """`appended`: when the broker got it; just now, where that is not said."""
         with self._lock:
-            _put(self._heartbeats, heartbeat.stream_id, (self._monotonic() - age, heartbeat))
+            arrived = self._note_spoken(heartbeat.stream_id, appended)
+            _put(self._heartbeats, heartbeat.stream_id, (arrived, heartbeat))
+
+    def _note_spoken(self, stream_id: str, appended: datetime | None) -> float:
+        """When that was, by our monotonic clock."""
+        age_s = max(0.0, (now() - appended).total_seconds()) if appended else 0.0
+        spoken = max(self._monotonic() - age_s, self._spoken.get(stream_id, -math.inf))
+        _put(self._spoken, stream_id, spoken)
+        return spoken
 
     def note_record(self, record: DetectionRecord) -> bool:
         """False for a repeat: records of a stream come in seq order, and epochs only rise."""

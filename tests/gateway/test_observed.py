@@ -1,5 +1,6 @@
 """What is known of each stream."""
 
+import math
 from datetime import timedelta
 
 from schemas.messages import Outcome, Status, now
@@ -97,9 +98,24 @@ def test_a_fresh_heartbeat_says_what_is_published() -> None:
 
 def test_a_heartbeat_read_late_is_as_old_as_it_is() -> None:
     observed = Observed()
-    observed.note_heartbeat(a_heartbeat(at=now() - timedelta(seconds=40)))
+    observed.note_heartbeat(a_heartbeat(at=now()), now() - timedelta(seconds=40))
     assert observed.measured(DOOR) is None
     assert observed.heartbeat(DOOR) is not None
+    assert 40 <= observed.silent_s(DOOR) < 50
+
+
+def test_an_owner_whose_clock_is_off_is_heard_when_it_speaks() -> None:
+    clock = Clock()
+    observed = Observed(clock)
+    assert observed.silent_s(DOOR) == math.inf
+    observed.note_heartbeat(a_heartbeat(at=now() - timedelta(hours=1), fps=5), now())
+    assert observed.measured(DOOR)
+    assert observed.silent_s(DOOR) < 1
+    clock.at += 40
+    observed.note_status(0, a_status(), now() - timedelta(seconds=30))
+    assert 30 <= observed.silent_s(DOOR) < 31
+    observed.note_status(0, a_status(), now() - timedelta(minutes=5))  # read out of turn
+    assert 30 <= observed.silent_s(DOOR) < 31
 
 
 def test_memory_is_bounded_however_many_streams_and_records_come() -> None:

@@ -268,9 +268,9 @@ async def test_health_names_the_streams_that_are_not_well(client, parts: Parts, 
     well, silent, broken = [(await created(client, running=True))["id"] for _ in range(3)]
     with engine.begin() as connection:
         connection.execute(text("UPDATE streams SET updated_at = now() - interval '1 minute'"))
+    began = now() - timedelta(minutes=1)
     for id in (well, silent):
-        began = now() - timedelta(minutes=1)
-        parts.observed.note_status(0, said(id, Status.RUNNING, 1, since=began))
+        parts.observed.note_status(0, said(id, Status.RUNNING, 1, since=began), began)
     parts.observed.note_status(0, failed(broken, 1, Reason.AUTH_FAILED))
     parts.observed.note_heartbeat(Heartbeat(stream_id=well, epoch=7, at=now(), window_s=10))
     health = (await client.get("/streams/health")).json()
@@ -280,6 +280,24 @@ async def test_health_names_the_streams_that_are_not_well(client, parts: Parts, 
         silent: "NO_HEARTBEAT",
         broken: "AUTH_FAILED",
     }
+
+
+@pytest.mark.parametrize("ahead", [timedelta(hours=-1), timedelta(hours=1)])
+async def test_health_goes_by_when_an_owner_spoke_not_by_its_clock(
+    client, parts: Parts, engine: Engine, ahead
+):
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM streams"))
+    well, silent = [(await created(client, running=True))["id"] for _ in range(2)]
+    began = now() - timedelta(minutes=1)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE streams SET updated_at = now() - interval '1 minute'"))
+    for id, spoke in ((well, now()), (silent, began)):
+        parts.observed.note_status(0, said(id, Status.RUNNING, 1, since=began + ahead), began)
+        beat = Heartbeat(stream_id=id, epoch=7, at=spoke + ahead, window_s=10)
+        parts.observed.note_heartbeat(beat, spoke)
+    health = (await client.get("/streams/health")).json()
+    assert [one["id"] for one in health["unhealthy"]] == [silent]
 
 
 async def test_a_stream_that_changed_a_moment_ago_has_time_to_be_heard_of(

@@ -102,7 +102,7 @@ class Told:
             status = STREAM_STATUS.decode(value)
             if STREAM_STATUS.key(status) != message.key():
                 raise DecodeError("MISPLACED", "a status of another stream")
-            self._observed.note_status(partition, status)
+            self._observed.note_status(partition, status, _appended(message))
             return self._changed(status.stream_id, message, cursor)
         stream_id = _key(message)
         gone = self._observed.forget_status(partition, stream_id)
@@ -131,7 +131,7 @@ class Told:
 
     def _heartbeat(self, message: Message, cursor: str) -> News | None:
         heartbeat = HEARTBEATS.decode(message.value())
-        self._observed.note_heartbeat(heartbeat)
+        self._observed.note_heartbeat(heartbeat, _appended(message))
         return self._live("stream:heartbeat", heartbeat.stream_id, message, cursor, heartbeat)
 
     def _record(self, message: Message, cursor: str) -> News | None:
