@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from deploy.local import commands
 from deploy.local.camera import Camera, CamerasUnreadable, digest_ha1
-from deploy.local.cameras import BUNDLED, CLIP, NoSuchCamera, new_names
+from deploy.local.cameras import BUNDLED, CLIP, NoSuchCamera
 from deploy.local.place import NoStack, NotDescribed, Place
 from deploy.local.plan import Wish
 from deploy.local.report import explain
@@ -166,9 +166,7 @@ def run_logs(arguments: argparse.Namespace) -> Exit:
 
 
 def run_cameras_add(arguments: argparse.Namespace) -> Exit:
-    arguments.data.supervisor()
-    names = new_names(arguments.data.cameras_file, arguments.count)
-    return commands.add(arguments.data, [camera(name, arguments, secret=True) for name in names])
+    return commands.add(arguments.data, arguments.count, camera("cam1", arguments, secret=True))
 
 
 def run_cameras_fault(arguments: argparse.Namespace) -> Exit:

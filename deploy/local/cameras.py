@@ -1,5 +1,6 @@
 """The simulated cameras of a stack: one process for all, and the list it serves."""
 
+import itertools
 import sys
 from dataclasses import dataclass
 from functools import cache
@@ -12,6 +13,7 @@ from msgspec.structs import replace
 from deploy.local.camera import Camera, read_cameras, write_cameras
 from deploy.local.child import Command, Warden
 from deploy.local.environment import minimal_environment
+from deploy.local.files import changing
 from deploy.local.ports import answers
 
 BUNDLED = Path(__file__).parent / "media"
@@ -47,31 +49,38 @@ class CameraProcess:
         return answers(self.port)
 
 
-def add_cameras(file: Path, cameras: list[Camera]) -> None:
-    """Put them on the list, in place of any of the same names."""
+def put_cameras(file: Path, cameras: list[Camera]) -> None:
+    """On the list, in place of any of the same names."""
     names = {camera.name for camera in cameras}
-    others = [camera for camera in read_cameras(file) if camera.name not in names]
-    write_cameras(file, [*others, *cameras])
+    with changing(file):
+        others = [camera for camera in read_cameras(file) if camera.name not in names]
+        write_cameras(file, [*others, *cameras])
 
 
-def new_names(file: Path, count: int) -> list[str]:
-    """The next `camN` that nobody has."""
-    taken = {camera.name for camera in read_cameras(file)}
-    free = (
-        name for number in range(1, len(taken) + count + 1) if (name := f"cam{number}") not in taken
-    )
-    return [next(free) for _ in range(count)]
+def add_cameras(file: Path, count: int, like: Camera) -> list[str]:
+    """So many more of them; their names are the next `camN` that nobody has."""
+    with changing(file):
+        cameras = read_cameras(file)
+        names = _free_names({camera.name for camera in cameras}, count)
+        write_cameras(file, [*cameras, *(replace(like, name=name) for name in names)])
+    return names
+
+
+def _free_names(taken: set[str], count: int) -> list[str]:
+    numbered = (f"cam{number}" for number in itertools.count(1))
+    return list(itertools.islice((name for name in numbered if name not in taken), count))
 
 
 def set_fault(file: Path, name: str, fault: str) -> None:
     """Raises NoSuchCamera, and ValueError for a fault that is none."""
-    cameras = read_cameras(file)
-    if name not in {camera.name for camera in cameras}:
-        raise NoSuchCamera(f"no camera {name} in {file}")
-    changed = [
-        replace(camera, fault=fault) if camera.name == name else camera for camera in cameras
-    ]
-    write_cameras(file, changed)
+    with changing(file):
+        cameras = read_cameras(file)
+        if name not in {camera.name for camera in cameras}:
+            raise NoSuchCamera(f"no camera {name} in {file}")
+        changed = [
+            replace(camera, fault=fault) if camera.name == name else camera for camera in cameras
+        ]
+        write_cameras(file, changed)
 
 
 def described_cameras(file: Path, port: int) -> list[dict[str, Any]]:

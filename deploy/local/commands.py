@@ -145,11 +145,10 @@ def show_logs(place: Place, name: str) -> Exit:
     return Exit.OK
 
 
-def add(place: Place, cameras: list[Camera]) -> Exit:
-    """Put cameras up, and print their addresses once they can be reached."""
+def add(place: Place, count: int, like: Camera) -> Exit:
+    """Put more cameras up, and print their addresses once they can be reached."""
     place.supervisor()
-    add_cameras(place.cameras_file, cameras)
-    names = {camera.name for camera in cameras}
+    names = add_cameras(place.cameras_file, count, like)
 
     def addresses() -> list[str]:
         return [one["url"] for one in place.described()["cameras"] if one["name"] in names]

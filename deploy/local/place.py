@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import psutil
 
-from deploy.local.files import write_whole
+from deploy.local.files import changing, write_whole
 
 POLL_S = 0.02
 WARDEN_S = 5.0  # a killed supervisor's warden needs two
@@ -136,7 +136,8 @@ class Place:
 
     def want(self, scale: dict[str, int]) -> None:
         """Ask whoever runs the stack for so many replicas, the others as before."""
-        self.want_only(self.scale() | scale)
+        with changing(self.scale_file):
+            self.want_only(self.scale() | scale)
 
     def want_only(self, scale: dict[str, int]) -> None:
         """So many replicas, and one of each service that is not named."""
@@ -151,22 +152,14 @@ class Place:
 
     def hold(self, name: str, how: str) -> None:
         """Ask whoever runs the stack to end this one and keep it away, the others as before."""
-        with self._changing_holds() as holds:
-            holds[name] = how
+        with changing(self.holds_file):
+            write_whole(self.holds_file, json.dumps(self.holds() | {name: how}))
 
     def release(self, name: str) -> None:
         """Ask for it back; harmless where it is not held."""
-        with self._changing_holds() as holds:
-            holds.pop(name, None)
-
-    @contextmanager
-    def _changing_holds(self) -> Iterator[dict[str, str]]:
-        """One at a time: of two outages that overlap, neither may undo the other."""
-        with (self.folder / "holds.lock").open("a") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            holds = self.holds()
-            yield holds
-            write_whole(self.holds_file, json.dumps(holds))
+        with changing(self.holds_file):
+            held = {other: how for other, how in self.holds().items() if other != name}
+            write_whole(self.holds_file, json.dumps(held))
 
 
 def locked(file: IO[str], kind: int) -> bool:

@@ -10,7 +10,7 @@ from enum import IntEnum
 from typing import IO
 
 from deploy.local.camera import Camera
-from deploy.local.cameras import add_cameras
+from deploy.local.cameras import put_cameras
 from deploy.local.child import Warden
 from deploy.local.fetch import FetchFailed, cache_folder, fetch_jars, read_lock
 from deploy.local.parts import PartFailed
@@ -86,7 +86,7 @@ def run(start: Start, warden: Warden) -> Exit:
     programs()  # a machine without any Postgres is told so at once
     start.place.want_only(start.scale)
     if start.cameras:
-        add_cameras(start.place.cameras_file, list(start.cameras))
+        put_cameras(start.place.cameras_file, list(start.cameras))
     stack = Stack(start.place, start.wish, warden)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stack.interrupt())

@@ -2,6 +2,7 @@
 
 import hashlib
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -12,6 +13,7 @@ from deploy.local.camera import (
     read_cameras,
     write_cameras,
 )
+from deploy.local.cameras import add_cameras, put_cameras, set_fault
 
 DOOR = Camera("door", "door.mp4", fps=12.5, username="jörg", ha1=digest_ha1("jörg", "x"))
 
@@ -67,3 +69,17 @@ def test_a_list_that_is_not_as_it_should_be_is_refused(tmp_path, camera):
     path.write_text(f'{{"cameras": [{camera}]}}')
     with pytest.raises(CamerasUnreadable, match=r"cameras\.json"):
         read_cameras(path)
+
+
+def test_of_changes_at_the_same_time_none_undoes_another(tmp_path):
+    path = tmp_path / "cameras.json"
+    put_cameras(path, [DOOR])
+    with ThreadPoolExecutor(20) as pool:
+        added = list(pool.map(lambda _: add_cameras(path, 2, DOOR), range(20)))
+        names = [name for pair in added for name in pair]
+        assert sorted(names) == sorted(f"cam{number}" for number in range(1, 41))
+        list(pool.map(lambda name: set_fault(path, name, "reset"), names))
+    assert {camera.name: camera.fault for camera in read_cameras(path)} == {
+        "door": "none",
+        **dict.fromkeys(names, "reset"),
+    }
