@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
-from msgspec.structs import replace
 
 from schemas.messages import (
     Event,
@@ -28,9 +27,9 @@ from services.ingestor import link, metrics, statuses
 from services.ingestor.cameras import Beginnings, Camera
 from services.ingestor.children import Child
 from services.ingestor.down import RETELL_S, Condition, Instant, Outage
-from services.ingestor.heartbeat import Pulse, last_frame_at
+from services.ingestor.heartbeat import Heartbeats, Seen
 from services.ingestor.newest import Newest, Still
-from services.ingestor.publish import Account, Outbox, Send, Waiting
+from services.ingestor.publish import Outbox, Send, Waiting
 from services.ingestor.room import Room
 from services.ingestor.unseal import SealBroken
 from services.process.crash import crash_point
@@ -95,13 +94,11 @@ class Stream:
         self._failures = 0
         self.retry_at_s = 0.0
         self._running_since_s: float | None = None
-        self._owes_heartbeat = False
-        self._final_accounts: list[Account] = []  # that were not told yet
         self._ticked_at_s = time.monotonic()
-        self._pulse = Pulse()
         self._outage = Outage(known, _instant(), spec.begun)
         self._hushed_until_s = 0.0
         self.outbox = Outbox(spec, world.send, world.buffer_bytes, self._note_loss)
+        self._heartbeats = Heartbeats(spec.stream_id, self.outbox, world.beat, world.heartbeat_s)
         if known is not None:
             self._take_over(known)
 
@@ -261,7 +258,7 @@ class Stream:
         self._note_condition()
         self._tell()
         self._tell_down()
-        self._beat()
+        self._heartbeats.tick(self._seen())
 
     def _rest(self, now_s: float) -> None:
         """No camera runs."""
@@ -302,7 +299,7 @@ class Stream:
             self._fail(Reason.AUTH_FAILED, str(error))
             return
         self._running_since_s = None
-        self._pulse.restart()
+        self._heartbeats.note_start()
         self.camera = Camera(self._world.start(), order, self._take)
         self._world.beginnings.note(self.camera)
         self._log.info("camera.started", pid=self.camera.child.pid, epoch=self.epoch)
@@ -312,7 +309,7 @@ class Stream:
         if isinstance(shot, link.Counted):
             self.outbox.count(shot.captured, shot.dropped)
             return
-        self._pulse.note_encoding(shot.encode_ms)
+        self._heartbeats.note_encoding(shot.encode_ms)
         frame_id = self.outbox.put(
             Waiting(
                 jpeg=jpeg,
@@ -378,7 +375,7 @@ class Stream:
     def _part_from(self, camera: Camera) -> None:
         """Its process has ended, and this is why."""
         self.camera = None
-        self._owes_heartbeat = True
+        self._heartbeats.note_end()
         camera.close()
         self._log.info("camera.ended", pid=camera.child.pid)
         if self._ends_with_camera:
@@ -503,59 +500,9 @@ class Stream:
     def _lose_event(self) -> None:
         self._outage.note_lost(_instant())
 
-    def _beat(self) -> None:
-        """Every ten seconds of running, and once more at the end of a camera or an epoch."""
-        self._beat_finals(self.outbox.final_accounts())
-        if self.camera is not None and self.is_running:
-            is_due = self._pulse.age_s >= self._world.heartbeat_s
-        else:
-            is_due = self._owes_heartbeat and self.outbox.is_settled
-        account_now = self.outbox.account() if is_due else None
-        if account_now is not None:
-            beat = self._beat_last if self._owes_heartbeat else self._beat_with
-            self._owes_heartbeat = not beat(account_now) and self._owes_heartbeat
-
-    def _beat_finals(self, accounts: list[Account]) -> None:
-        """One per epoch, and no epoch begins before the broker has taken its status: few wait."""
-        due = self._final_accounts + accounts
-        self._final_accounts = [account for account in due if not self._beat_last(account)]
-
-    def _beat_last(self, account: Account) -> bool:
-        """Unless the one before it said it all."""
-        has_news = self._pulse.has_news(account.epoch, account.totals)
-        return not has_news or self._beat_with(account)
-
-    def _beat_with(self, account: Account) -> bool:
-        """False where it was refused: what it would have said is in the next one."""
-        bytes_published = self.outbox.bytes_published
-        heartbeat = self._pulse.beat(
-            self.spec.stream_id, account.epoch, account.totals, now(), bytes_published
-        )
-        reasons = self._complaints(heartbeat)
-        told = self._world.beat(
-            replace(
-                heartbeat,
-                last_seq=account.last_seq,
-                last_frame_at=last_frame_at(account.last_frame_at_us),
-                process_rss_bytes=self.camera.child.memory_bytes() if self.camera else None,
-                health="degraded" if reasons else "ok",
-                reasons=reasons,
-            )
-        )
-        if told:
-            self._pulse.told(heartbeat, bytes_published)
-            metrics.count(heartbeat.ledger, heartbeat.bytes_per_s * heartbeat.window_s)
-        return told
-
-    def _complaints(self, heartbeat: Heartbeat) -> tuple[str, ...]:
-        dropped = heartbeat.ledger.dropped
-        found = {
-            "OVERLOAD": dropped.overload > 0,
-            "CORRUPT": dropped.corrupt > 0,
-            "TOO_LARGE": dropped.too_large > 0,
-        }
-        state = (str(self._state.reason),) if self._state.reason else ()
-        return state + tuple(name for name, holds in found.items() if holds)
+    def _seen(self) -> Seen:
+        process = self.camera.child if self.camera else None
+        return Seen(process is not None and self.is_running, self._state.reason, process)
 
     # Letting go
 
@@ -566,7 +513,7 @@ class Stream:
             self.camera.close()
             self.camera = None
         self.outbox.end()
-        self._beat_finals(self.outbox.final_accounts(anyway=True))
+        self._heartbeats.finish(self._seen())
         if not lost and self._should_run:
             self._enter(statuses.handed_over(now()))
             self._publish(self._status(), lambda: None)
