@@ -14,7 +14,7 @@ from nacl.public import PrivateKey
 
 from schemas.messages import Instance, StreamSpec, now
 from schemas.topics import PRODUCER_OF_FACTS, PRODUCER_OF_FRAMES
-from services.ingestor import camera, guide, metrics
+from services.ingestor import camera_process, guide, metrics
 from services.ingestor.announce import Announcer
 from services.ingestor.app import Ingestor, Outside, Views
 from services.ingestor.arenas import limit_arenas
@@ -42,7 +42,8 @@ from services.process.stop import exit_when_a_thread_dies, stop_on_signal
 
 PRELOAD = (
     *("av", "numpy", "simplejpeg"),
-    *("services.ingestor.camera", "services.ingestor.children", "services.ingestor.leave"),
+    *("services.ingestor.camera", "services.ingestor.camera_process"),
+    *("services.ingestor.children", "services.ingestor.leave"),
 )
 STARTS_PER_CORE = 4  # at once: a dead machine's cameras are to be seen again within seconds
 MEMBER: dict[str, Any] = {
@@ -70,7 +71,7 @@ def print_keys() -> None:
     sys.stdout.write(f"SIGHTLOG_SEAL_PUBLIC_KEY={public}\nSIGHTLOG_SEAL_PRIVATE_KEYS={private}\n")
 
 
-def ingest(settings: Settings, clock: ClockWatch, show: Target = camera.main) -> None:
+def ingest(settings: Settings, clock: ClockWatch, show: Target = camera_process.show) -> None:
     """`show` is what each camera's process runs."""
     limit_arenas()
     configure_logging("ingestor", settings.log_level)
