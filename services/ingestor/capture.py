@@ -21,13 +21,13 @@ from schemas.messages import Reason, SourceFacts
 OPEN_TIMEOUT_S = 8.0
 READ_TIMEOUT_S = 8.0
 BLIND_S = 10.0  # data with hardly a good picture
-HARDLY = 1 / 20  # of what came: decoders find a picture in mere noise now and then
+FEW = 3  # good pictures are hardly any: decoders find one in mere noise now and then
 DECODED = frozenset({"h264", "hevc"})
 CODECS = DECODED | {"mjpeg"}
 LONGEST_GAP_S = 5.0  # between two pictures of a clip: a longer one is a fault of its timestamps
 LATEST_S = 1.0  # behind its own time, a clip is shown late instead of in a hurry
 LONGEST_REORDERING = 64  # pictures
-MOST_IN_SIGHT = 1000  # pictures: a hundred a second
+MOST_IN_SIGHT = 2400  # pictures: of the fastest camera in that time
 LARGEST_PICTURE = 7680 * 4320  # pixels
 DECODING_BYTES = 3  # a pixel, of H.264: half for the picture, half for the decoder's tables
 
@@ -280,18 +280,19 @@ class Sight:
 
     def __init__(self, began_s: float) -> None:
         self._began_s = began_s
-        self._seen: deque[tuple[float, bool]] = deque(maxlen=MOST_IN_SIGHT)
+        self._lately: deque[tuple[float, bool]] = deque()  # what came, and whether it was good
+        self._good = 0  # of these
 
     def note(self, arrival_s: float, *, is_good: bool) -> None:
-        """Raises CaptureFailed at a bad picture, where hardly one was good for so long."""
-        self._seen.append((arrival_s, is_good))
+        """Raises CaptureFailed at a bad picture, where hardly one was good for so long: few, and
+        less than half. So a slow camera is kept that shows few anyway."""
+        self._lately.append((arrival_s, is_good))
+        self._good += is_good
         since_s = arrival_s - BLIND_S
-        if is_good or since_s <= self._began_s:
-            return
-        while self._seen[0][0] < since_s:
-            self._seen.popleft()
-        good = sum(was_good for _, was_good in self._seen)
-        if good < HARDLY * len(self._seen):
+        while self._lately[0][0] < since_s or len(self._lately) > MOST_IN_SIGHT:
+            self._good -= self._lately.popleft()[1]
+        is_blind = self._good < FEW and 2 * self._good < len(self._lately)
+        if is_blind and not is_good and since_s > self._began_s:
             raise CaptureFailed(Reason.DECODE_ERRORS)
 
 

@@ -141,7 +141,7 @@ def test_a_clip_that_can_not_be_shown_says_why(tmp_path, make, reason):
 def blind_after(is_good, rate=10, for_s=60):
     """When a camera of so many pictures a second is given up, in seconds."""
     sight = Sight(0.0)
-    for number in range(for_s * rate):
+    for number in range(round(for_s * rate)):
         try:
             sight.note(number / rate, is_good=is_good(number))
         except CaptureFailed as failed:
@@ -160,14 +160,25 @@ def test_a_picture_that_is_found_in_noise_now_and_then_buys_no_time(at):
     assert blind_after(lambda number: number in at) == pytest.approx(BLIND_S, abs=0.11)
 
 
-def test_a_camera_that_goes_blind_is_given_up_as_soon():
-    assert blind_after(lambda number: number < 300) == pytest.approx(30 + BLIND_S, abs=0.6)
+@pytest.mark.parametrize("rate", [1, 10, 60, 240])
+def test_a_camera_that_goes_blind_is_given_up_as_soon(rate):
+    after_s = blind_after(lambda number: number < 30 * rate, rate)
+    assert after_s == pytest.approx(30 + BLIND_S, abs=4 / rate)
 
 
-@pytest.mark.parametrize("every", [1, 2, 10, 15])
-def test_a_camera_with_damage_is_kept_as_long_as_it_shows_something(every):
-    assert blind_after(lambda number: number % every == 0) is None
+@pytest.mark.parametrize("every", [1, 2, 15, 60, 90])
+def test_a_camera_is_kept_that_shows_something_every_three_seconds(every):
+    assert blind_after(lambda number: number % every == 0, rate=30) is None
 
 
-def test_a_slow_camera_is_kept_after_one_bad_picture():
-    assert blind_after(lambda number: number != 4, rate=1) is None
+def test_a_camera_is_kept_whose_first_key_picture_comes_late():
+    assert blind_after(lambda number: number >= 95 and number != 101) is None
+
+
+@pytest.mark.parametrize(("rate", "bad"), [(1, 4), (0.2, 4)])
+def test_a_slow_camera_is_kept_after_one_bad_picture(rate, bad):
+    assert blind_after(lambda number: number != bad, rate) is None
+
+
+def test_a_slow_camera_that_shows_nothing_good_is_given_up_too():
+    assert blind_after(lambda number: number < 4, rate=0.2) is not None
