@@ -97,7 +97,7 @@ def ingest(settings: Settings, clock: ClockWatch, show: Target = camera_process.
         stopping,
     )
     with serving(app, settings.http_host, settings.http_port):
-        await_ready(context)  # a member is given cameras that others have stopped
+        await_ready(context, PRELOAD)  # a member is given cameras that others have stopped
         ingestor.run(stop)
         stopping.set()
         world.newest.wake_all()

@@ -1,6 +1,7 @@
 """Camera processes: started by a fork server, ended for sure."""
 
 import ctypes
+import importlib
 import multiprocessing
 import os
 import resource
@@ -40,18 +41,24 @@ def fork_server(preload: Sequence[str]) -> ForkServerContext:
     return context
 
 
-def await_ready(context: ForkServerContext) -> None:
+def await_ready(context: ForkServerContext, preload: Sequence[str]) -> None:
     """Until the server has loaded its modules: the first start waits for that, and whoever starts
-    cameras would do nothing else meanwhile. Raises EOFError where it failed to."""
+    cameras would do nothing else meanwhile. Raises RuntimeError where one can't be loaded, of
+    which the server itself says nothing, and EOFError where it ended over one."""
     with _registry:
-        process = context.Process(target=_nothing, daemon=True)
+        process = context.Process(target=_load, args=(preload,), daemon=True)
         process.start()
     process.join()
+    status = process.exitcode
     process.close()
+    if status != 0:
+        raise RuntimeError(f"{', '.join(preload)}: one of these can't be loaded")
 
 
-def _nothing() -> None:
-    """In the child."""
+def _load(modules: Sequence[str]) -> None:
+    """In the child, which finds them loaded."""
+    for module in modules:
+        importlib.import_module(module)
 
 
 class Child:

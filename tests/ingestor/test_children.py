@@ -24,8 +24,13 @@ from pathlib import Path
 from services.ingestor.children import await_ready, fork_server
 marker = Path(slow_to_load.__file__).with_suffix(".loaded")
 marker.unlink()
-await_ready(fork_server(["slow_to_load", "services.ingestor.children"]))
+preload = ["slow_to_load", "services.ingestor.children"]
+await_ready(fork_server(preload), preload)
 print(marker.exists())
+"""
+UNREADY = """
+from services.ingestor.children import await_ready, fork_server
+await_ready(fork_server(["broken"]), ["broken"])
 """
 
 
@@ -82,3 +87,16 @@ def test_a_server_is_ready_once_it_has_its_modules(tmp_path):
         script, env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert ready.stdout == "True\n", ready.stderr
+
+
+@pytest.mark.parametrize("broken", ["import no_such_module", "raise MemoryError"])
+def test_a_server_that_can_not_load_its_modules_is_never_ready(tmp_path, broken):
+    """So an ingestor that could start no camera takes none from others."""
+    (tmp_path / "broken.py").write_text(broken)
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"}
+    script = [sys.executable, "-c", UNREADY]
+    said = subprocess.run(
+        script, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert said.returncode == 1
+    assert "can't be loaded" in said.stderr or "EOFError" in said.stderr
