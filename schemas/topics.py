@@ -227,18 +227,18 @@ def _SNAPSHOT_FIELDS(facts: Facts) -> dict[str, Any]:  # noqa: N802 -- reads as 
 _MINUTE_MS, _HOUR_MS, _DAY_MS = 60_000, 3_600_000, 86_400_000
 
 
+_APPENDED = {"message.timestamp.type": "LogAppendTime"}
+"""Age, silence and the cursors of subscribers count from when a reader could see a message, and no
+producer's clock can move it past retention."""
+
+
 def _kept(milliseconds: int, **more: str) -> dict[str, str]:
-    """Broker append time: age and the cursors of subscribers count from when a reader could see
-    a message, and no producer's clock can move it past retention."""
     names = {name.replace("_", "."): value for name, value in more.items()}
-    return {
-        "cleanup.policy": "delete",
-        "retention.ms": str(milliseconds),
-        "message.timestamp.type": "LogAppendTime",
-    } | names
+    kept = {"cleanup.policy": "delete", "retention.ms": str(milliseconds)}
+    return _APPENDED | kept | names
 
 
-_COMPACTED = {
+_COMPACTED = _APPENDED | {
     "cleanup.policy": "compact",
     "segment.ms": str(10 * _MINUTE_MS),
     "min.cleanable.dirty.ratio": "0.1",

@@ -143,12 +143,10 @@ class Observed:
         """Topics only grow: fewer are a topic that was not looked at yet."""
         self.slots = max(self.slots, count)
 
-    def note_status(
-        self, partition: int, status: StreamStatus, appended: datetime | None = None
-    ) -> None:
-        """`appended`: when the broker got it; just now, where that is not said."""
+    def note_status(self, partition: int, status: StreamStatus, appended: datetime) -> None:
+        """`appended`: when the broker got it."""
         with self._lock:
-            self._note_spoken(status.stream_id, appended)
+            self._note_spoken(status.stream_id, self._at(appended))
             said = self._statuses.get(status.stream_id, {})
             said.pop(partition, None)
             if len(said) >= PARTITIONS_KEPT:
@@ -186,18 +184,20 @@ class Observed:
             del self._desired[stream_id]
             return True
 
-    def note_heartbeat(self, heartbeat: Heartbeat, appended: datetime | None = None) -> None:
-        """`appended`: when the broker got it; just now, where that is not said."""
+    def note_heartbeat(self, heartbeat: Heartbeat, appended: datetime) -> None:
+        """`appended`: when the broker got it."""
+        at = self._at(appended)
         with self._lock:
-            arrived = self._note_spoken(heartbeat.stream_id, appended)
-            _put(self._heartbeats, heartbeat.stream_id, (arrived, heartbeat))
+            self._note_spoken(heartbeat.stream_id, at)
+            _put(self._heartbeats, heartbeat.stream_id, (at, heartbeat))
 
-    def _note_spoken(self, stream_id: str, appended: datetime | None) -> float:
-        """When that was, by our monotonic clock."""
-        age_s = max(0.0, (now() - appended).total_seconds()) if appended else 0.0
-        spoken = max(self._monotonic() - age_s, self._spoken.get(stream_id, -math.inf))
-        _put(self._spoken, stream_id, spoken)
-        return spoken
+    def _note_spoken(self, stream_id: str, at: float) -> None:
+        """Topics are read beside each other: what is read later may be older."""
+        _put(self._spoken, stream_id, max(at, self._spoken.get(stream_id, -math.inf)))
+
+    def _at(self, appended: datetime) -> float:
+        """By our monotonic clock."""
+        return self._monotonic() - max(0.0, (now() - appended).total_seconds())
 
     def note_record(self, record: DetectionRecord) -> bool:
         """False for a repeat: records of a stream come in seq order, and epochs only rise."""

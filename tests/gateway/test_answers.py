@@ -106,7 +106,7 @@ def test_a_file_that_has_ended_shows_as_stopped():
 def test_a_silent_stream_is_unhealthy_for_no_reason_that_is_over(seen, reason):
     observed = Observed()
     if seen is not None:
-        observed.note_status(0, seen)
+        observed.note_status(0, seen, LONG_AGO)
     health = health_answer([a_row(updated_at=LONG_AGO)], observed, now())
     (unhealthy,) = health.unhealthy
     assert (unhealthy.reason, health.status) == (reason, "unhealthy")

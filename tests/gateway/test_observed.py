@@ -11,8 +11,8 @@ from tests.gateway.messages import DOOR, YARD, a_heartbeat, a_record, a_spec, a_
 
 def test_the_last_status_counts_until_it_is_tombstoned() -> None:
     observed = Observed()
-    observed.note_status(0, a_status(status=Status.STARTING))
-    observed.note_status(0, a_status(status=Status.RUNNING))
+    observed.note_status(0, a_status(status=Status.STARTING), now())
+    observed.note_status(0, a_status(status=Status.RUNNING), now())
     assert observed.status(DOOR) == a_status(status=Status.RUNNING)
     assert observed.statuses() == [a_status(status=Status.RUNNING)]
     assert observed.forget_status(0, DOOR)
@@ -32,15 +32,15 @@ def test_a_tombstone_in_the_slot_that_a_stream_left_says_nothing() -> None:
 def test_the_status_that_counts_is_that_of_the_slot_where_the_stream_is_wanted() -> None:
     observed = Observed()
     observed.note_spec(0, a_spec(generation=1))
-    observed.note_status(0, a_status(status=Status.STOPPED))
+    observed.note_status(0, a_status(status=Status.STOPPED), now())
     observed.note_spec(3, a_spec(generation=3))
     assert observed.status(DOOR) == a_status(status=Status.STOPPED)  # nobody has said more yet
-    observed.note_status(3, a_status(epoch=2))
-    observed.note_status(0, a_status(status=Status.STOPPED, attempt=1))  # said again, late
+    observed.note_status(3, a_status(epoch=2), now())
+    observed.note_status(0, a_status(status=Status.STOPPED, attempt=1), now())  # said again, late
     assert observed.status(DOOR) == a_status(epoch=2)
     assert observed.statuses() == [a_status(epoch=2)]
     assert observed.status_in(0, DOOR) == a_status(status=Status.STOPPED, attempt=1)
-    observed.note_heartbeat(a_heartbeat(at=now()))
+    observed.note_heartbeat(a_heartbeat(at=now()), now())
     assert not observed.forget_status(0, DOOR)
     assert observed.heartbeat(DOOR)
     assert observed.status(DOOR) == a_status(epoch=2)
@@ -51,7 +51,7 @@ def test_the_status_that_counts_is_that_of_the_slot_where_the_stream_is_wanted()
 def test_of_one_stream_no_more_partitions_are_kept_than_so_many() -> None:
     observed = Observed()
     for partition in range(PARTITIONS_KEPT * 2):
-        observed.note_status(partition, a_status(epoch=partition))
+        observed.note_status(partition, a_status(epoch=partition), now())
     kept = [observed.status_in(partition, DOOR) for partition in range(PARTITIONS_KEPT * 2)]
     assert [status is not None for status in kept] == [False] * 4 + [True] * 4
 
@@ -90,7 +90,7 @@ def test_rates_and_lags_are_those_of_the_last_half_minute() -> None:
 
 def test_a_fresh_heartbeat_says_what_is_published() -> None:
     observed = Observed()
-    observed.note_heartbeat(a_heartbeat(at=now(), fps=4.5))
+    observed.note_heartbeat(a_heartbeat(at=now(), fps=4.5), now())
     measured = observed.measured(DOOR)
     assert measured is not None
     assert (measured.fps, measured.detected_fps, measured.lag_ms_p50) == (4.5, 0, None)
@@ -104,24 +104,32 @@ def test_a_heartbeat_read_late_is_as_old_as_it_is() -> None:
     assert 40 <= observed.silent_s(DOOR) < 50
 
 
+def test_a_heartbeat_is_no_younger_for_a_status_that_was_read_before_it() -> None:
+    observed = Observed()
+    observed.note_status(0, a_status(), now())
+    observed.note_heartbeat(a_heartbeat(at=now()), now() - timedelta(seconds=40))
+    assert observed.measured(DOOR) is None
+    assert observed.silent_s(DOOR) < 10
+
+
 def test_an_owner_whose_clock_is_off_is_heard_when_it_speaks() -> None:
     clock = Clock()
     observed = Observed(clock)
     assert observed.silent_s(DOOR) == math.inf
     observed.note_heartbeat(a_heartbeat(at=now() - timedelta(hours=1), fps=5), now())
     assert observed.measured(DOOR)
-    assert observed.silent_s(DOOR) < 1
-    clock.at += 40
+    assert observed.silent_s(DOOR) < 10
+    clock.at += 400
     observed.note_status(0, a_status(), now() - timedelta(seconds=30))
-    assert 30 <= observed.silent_s(DOOR) < 31
-    observed.note_status(0, a_status(), now() - timedelta(minutes=5))  # read out of turn
-    assert 30 <= observed.silent_s(DOOR) < 31
+    assert 30 <= observed.silent_s(DOOR) < 40
+    observed.note_status(0, a_status(), now() - timedelta(seconds=300))  # read out of turn
+    assert 30 <= observed.silent_s(DOOR) < 40
 
 
 def test_memory_is_bounded_however_many_streams_and_records_come() -> None:
     observed = Observed()
     for number in range(STREAMS_KEPT + 10):
-        observed.note_status(0, a_status(f"stream-{number}"))
+        observed.note_status(0, a_status(f"stream-{number}"), now())
     assert len(observed.statuses()) == STREAMS_KEPT
     assert observed.status("stream-0") is None
     for seq in range(RECORDS_KEPT * 2):

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
-from schemas.messages import Reason, Status
+from schemas.messages import Reason, Status, now
 from services.gateway import owners
 from services.gateway.access import Access
 from services.gateway.app import create_app
@@ -75,7 +75,7 @@ async def running(client, parts, endpoint: str) -> str:
     """A stream that runs there."""
     body = {"name": "door", "rtspUrl": "rtsp://10.0.0.9/", "running": True}
     id: str = (await client.post("/streams", json=body)).json()["id"]
-    parts.observed.note_status(0, said(id, Status.RUNNING, 1, endpoint=endpoint))
+    parts.observed.note_status(0, said(id, Status.RUNNING, 1, endpoint=endpoint), now())
     return id
 
 
@@ -114,17 +114,17 @@ async def test_where_there_is_no_picture_the_reason_is_told(client, parts, owner
     assert answer.status_code == 404
     assert answer.json()["type"].endswith("/no-picture")
     assert "STALLED" in answer.json()["detail"]
-    parts.observed.note_status(0, failed(running, 1, Reason.AUTH_FAILED))
+    parts.observed.note_status(0, failed(running, 1, Reason.AUTH_FAILED), now())
     assert (await client.get(f"/streams/{running}/frame")).status_code == 404
     await client.post(f"/streams/{running}/stop")
-    parts.observed.note_status(0, said(running, Status.STOPPED, 2))
+    parts.observed.note_status(0, said(running, Status.STOPPED, 2), now())
     answer = await client.get(f"/streams/{running}/live")
     assert (answer.status_code, answer.json()["detail"]) == (404, "the stream is STOPPED")
 
 
 async def test_an_owner_that_does_not_answer_is_away(client, parts, running):
     gone = said(running, Status.RUNNING, 1, endpoint="http://127.0.0.1:1")
-    parts.observed.note_status(0, gone)
+    parts.observed.note_status(0, gone, now())
     for what in ("frame", "live"):
         answer = await client.get(f"/streams/{running}/{what}")
         assert answer.status_code == 503

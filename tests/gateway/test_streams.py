@@ -198,9 +198,9 @@ async def test_start_and_stop_may_be_repeated(client):
 async def test_a_running_stream_shows_what_its_owner_says(client, parts: Parts):
     id = (await created(client, running=True))["id"]
     source = SourceFacts(codec="h264", width=1920, height=1080, fps=25)
-    parts.observed.note_status(0, said(id, Status.RUNNING, 1, source=source))
+    parts.observed.note_status(0, said(id, Status.RUNNING, 1, source=source), now())
     heartbeat = Heartbeat(stream_id=id, epoch=7, at=now(), window_s=10)
-    parts.observed.note_heartbeat(heartbeat)
+    parts.observed.note_heartbeat(heartbeat, now())
     stream = (await client.get(f"/streams/{id}")).json()
     assert (stream["status"], stream["owner"], stream["epoch"]) == ("RUNNING", "ingestor-1", 7)
     assert stream["source"] == {"codec": "h264", "width": 1920, "height": 1080, "fps": 25}
@@ -208,13 +208,13 @@ async def test_a_running_stream_shows_what_its_owner_says(client, parts: Parts):
     assert stream["measured"]["fps"] == 0
     stopping = await client.post(f"/streams/{id}/stop")
     assert stopping.json()["status"] == "STOPPING"
-    parts.observed.note_status(0, said(id, Status.STOPPED, 2))
+    parts.observed.note_status(0, said(id, Status.STOPPED, 2), now())
     assert (await client.get(f"/streams/{id}")).json()["status"] == "STOPPED"
 
 
 async def test_starting_a_file_that_has_ended_begins_anew(client, parts: Parts):
     id = (await created(client, rtspUrl="file:walk.mp4", running=True))["id"]
-    parts.observed.note_status(0, said(id, Status.STOPPED, 1, reason=Reason.ENDED))
+    parts.observed.note_status(0, said(id, Status.STOPPED, 1, reason=Reason.ENDED), now())
     ended = (await client.get(f"/streams/{id}")).json()
     assert (ended["status"], ended["reason"]) == ("STOPPED", "ENDED")
     started = (await client.post(f"/streams/{id}/start")).json()
@@ -254,7 +254,7 @@ async def test_streams_of_one_status_are_found(client, parts: Parts, engine: Eng
     with engine.begin() as connection:
         connection.execute(text("DELETE FROM streams"))
     ids = [(await created(client, running=True))["id"] for _ in range(3)]
-    parts.observed.note_status(0, failed(ids[1], 1, Reason.AUTH_FAILED))
+    parts.observed.note_status(0, failed(ids[1], 1, Reason.AUTH_FAILED), now())
     found = (await client.get("/streams?status=ERROR&limit=1")).json()
     assert [(one["id"], one["reason"], one["hint"]) for one in found] == [
         (ids[1], "AUTH_FAILED", "what to do")
@@ -271,8 +271,8 @@ async def test_health_names_the_streams_that_are_not_well(client, parts: Parts, 
     began = now() - timedelta(minutes=1)
     for id in (well, silent):
         parts.observed.note_status(0, said(id, Status.RUNNING, 1, since=began), began)
-    parts.observed.note_status(0, failed(broken, 1, Reason.AUTH_FAILED))
-    parts.observed.note_heartbeat(Heartbeat(stream_id=well, epoch=7, at=now(), window_s=10))
+    parts.observed.note_status(0, failed(broken, 1, Reason.AUTH_FAILED), now())
+    parts.observed.note_heartbeat(Heartbeat(stream_id=well, epoch=7, at=now(), window_s=10), now())
     health = (await client.get("/streams/health")).json()
     assert (health["status"], health["total"]) == ("degraded", 3)
     assert (health["running"], health["error"]) == (2, 1)
@@ -308,7 +308,7 @@ async def test_a_stream_that_changed_a_moment_ago_has_time_to_be_heard_of(
     id = (await created(client, running=True))["id"]
     with engine.begin() as connection:
         connection.execute(text("UPDATE streams SET updated_at = now() - interval '1 hour'"))
-    parts.observed.note_status(0, said(id, Status.RUNNING, 1, since=now()))
+    parts.observed.note_status(0, said(id, Status.RUNNING, 1, since=now()), now())
     assert (await client.get("/streams/health")).json()["status"] == "healthy"
 
 

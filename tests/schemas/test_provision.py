@@ -33,12 +33,13 @@ def test_topics_are_made_once_with_their_settings(kafka: str) -> None:
     made = admin.list_topics(timeout=10).topics
     for topic in TOPICS:
         assert len(made[topic.named("provisioned.")].partitions) == partitions(topic, Size(3, 2))
-    resource = ConfigResource(ResourceType.TOPIC, STREAMS.named("provisioned."))
-    settings = admin.describe_configs([resource])[resource].result(timeout=10)
-    assert settings["cleanup.policy"].value == "compact"
-    resource = ConfigResource(ResourceType.TOPIC, FRAMES.named("provisioned."))
-    settings = admin.describe_configs([resource])[resource].result(timeout=10)
-    assert settings["message.timestamp.type"].value == "LogAppendTime"
+    policies = {}
+    for topic in TOPICS:
+        resource = ConfigResource(ResourceType.TOPIC, topic.named("provisioned."))
+        settings = admin.describe_configs([resource])[resource].result(timeout=10)
+        assert settings["message.timestamp.type"].value == "LogAppendTime"
+        policies[topic] = settings["cleanup.policy"].value
+    assert (policies[STREAMS], policies[FRAMES]) == ("compact", "delete")
 
 
 def test_confluent_producers_choose_the_partition_that_every_other_client_does(kafka: str) -> None:

@@ -1,12 +1,13 @@
 """What a message of a topic says, and what is none."""
 
 import re
+import time
 from collections.abc import Iterator
 from itertools import combinations, permutations
 from typing import Any
 
 import pytest
-from confluent_kafka import Message
+from confluent_kafka import TIMESTAMP_LOG_APPEND_TIME, Message
 from msgspec.structs import replace
 
 from schemas.messages import Status
@@ -55,6 +56,21 @@ def test_a_time_far_from_now_is_told_as_it_is(topic, message, time):
     told = told_at(time, topic, message)
     assert told is not None
     assert time[:19].encode() in told
+
+
+@pytest.mark.parametrize(("topic", "message"), SAID[1:], ids=TOPICS[1:])
+def test_an_owner_was_heard_when_the_broker_got_its_word(topic, message):
+    """Whatever it says of the time itself."""
+    observed = Observed()
+    arrived = Message(
+        topic=topic.named(PREFIX),
+        partition=0,
+        key=DOOR.encode(),
+        value=topic.encode(message),
+        timestamp=(TIMESTAMP_LOG_APPEND_TIME, round(1000 * (time.time() - 100))),
+    )
+    Told(PREFIX, observed).news_of(arrived, "w0")
+    assert observed.silent_s(DOOR) == pytest.approx(100, abs=50)
 
 
 class Follower:

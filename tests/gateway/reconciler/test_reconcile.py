@@ -261,7 +261,7 @@ def test_a_row_in_a_slot_that_is_not_there_keeps_no_other_waiting(
         wait_until(lambda: agrees(topic, row, later))
     astray = [entry for entry in logs if entry["event"] == "stream.astray"]
     assert [(entry["stream"], entry["slot"]) for entry in astray] == [(A, 4711)]
-    observed.note_status(2, said(A, Status.STOPPED, 3))
+    observed.note_status(2, said(A, Status.STOPPED, 3), now())
     delete(engine, A)
     wait_until(lambda: not exists(engine, A))
 
@@ -319,12 +319,12 @@ def test_a_deleted_row_stays_until_its_stream_has_stopped(reconciler, engine, to
     row = a_row(id=A)
     store(engine, row)
     wait_until(lambda: agrees(topic, row))
-    observed.note_status(2, said(A, Status.RUNNING, 3))
+    observed.note_status(2, said(A, Status.RUNNING, 3), now())
     delete(engine, A)
     reconciler.nudge()
     wait_until(lambda: agrees(topic))
     assert exists(engine, A)
-    observed.note_status(2, said(A, Status.STOPPED, 4))
+    observed.note_status(2, said(A, Status.STOPPED, 4), now())
     reconciler.nudge()
     wait_until(lambda: not exists(engine, A))
 
@@ -370,7 +370,7 @@ def test_who_buries_a_stream_ends_the_event_that_its_dead_owner_told_of(engine, 
     at = now() - 2 * NO_OWNER_AFTER
     row = a_row(id=A, slot=2, old_slot=old_slot, generation=8, running=False, deleted_at=at)
     place = 2 if old_slot is None else old_slot
-    observed.note_status(place, said(A, Status.ERROR, 7, down=DOWN))
+    observed.note_status(place, said(A, Status.ERROR, 7, down=DOWN), now())
     specs: Any = Spoken()
     with engine.connect() as connection:
         Burial(observed, lambda *_: 0).bury(connection, specs, [row])
@@ -484,7 +484,7 @@ def test_a_purge_takes_rows_and_pictures_of_that_stream_only(
         place.write_bytes(b"\xff\xd8")
     wait_until(lambda: agrees(topic, *rows))
     delete(engine, A, purge=True)
-    observed.note_status(2, said(A, Status.STOPPED, 3))
+    observed.note_status(2, said(A, Status.STOPPED, 3), now())
     for table in (detections, statuses, heartbeats, status_history, ledgers):
         wait_until(partial(lambda table: not rows_of(engine, table, A), table))
     assert rows_of(engine, detections, B) == 10

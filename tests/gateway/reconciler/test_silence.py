@@ -186,9 +186,9 @@ def test_what_a_dead_owner_leaves_is_told_once_by_whichever_gateway_and_ended_by
     row = a_row(id=A, slot=0, running=True, generation=3)
     with engine.begin() as connection:
         connection.execute(insert(streams).values(**vars(row)))
-    observed.note_status(0, said(A, Status.RUNNING, 3))
+    observed.note_status(0, said(A, Status.RUNNING, 3), now())
     last = msgspec.structs.replace(a_heartbeat(A, at=now()), epoch=7)
-    observed.note_heartbeat(last)
+    observed.note_heartbeat(last, now())
 
     def told(*expected):
         observed.note_watermark(now())
@@ -200,8 +200,8 @@ def test_what_a_dead_owner_leaves_is_told_once_by_whichever_gateway_and_ended_by
     first.stop()
     make_reconciler()
     wait_until(lambda: told(new, new))
-    observed.note_status(0, said(A, Status.STARTING, 3, epoch=8))
-    observed.note_heartbeat(msgspec.structs.replace(last, epoch=8, at=now()))
+    observed.note_status(0, said(A, Status.STARTING, 3, epoch=8), now())
+    observed.note_heartbeat(msgspec.structs.replace(last, epoch=8, at=now()), now())
     wait_until(lambda: told(new, new, end))
     wait_until(lambda: rows_left(engine) == 0)
     assert {each.event_id for each in events()} == {down_event_id(A, last.at)}
@@ -249,19 +249,19 @@ def test_what_nobody_begins_is_told_of_once_and_ended_by_the_first_heartbeat(
     connection, observed, status, generation
 ):
     if status is not None:
-        observed.note_status(0, status)
+        observed.note_status(0, status, now())
     row = a_row(id=A, slot=0, running=True, generation=generation, updated_at=now())
     listening = Listening(connection, observed, row)
     assert SILENT_S < listening.listen(90) < SILENT_S + 5
     assert listening.listen(90) == 90
-    observed.note_heartbeat(msgspec.structs.replace(a_heartbeat(A, at=now()), epoch=8))
+    observed.note_heartbeat(msgspec.structs.replace(a_heartbeat(A, at=now()), epoch=8), now())
     assert listening.listen(90) == 1
     assert [event.phase for event in listening.told] == [Phase.NEW, Phase.END]
     assert {event.reason for event in listening.told} == {NO_HEARTBEAT}
 
 
 def test_nothing_is_told_of_what_waits_while_its_owner_speaks(connection, observed):
-    observed.note_status(0, said(A, Status.STARTING, 3))
+    observed.note_status(0, said(A, Status.STARTING, 3), now())
     listening = Listening(connection, observed, a_row(id=A, slot=0, running=True, generation=3))
     for at in (now() + timedelta(seconds=number) for number in range(6)):
         observed.instances.note(msgspec.structs.replace(OWNER, at=at), now())
@@ -270,7 +270,7 @@ def test_nothing_is_told_of_what_waits_while_its_owner_speaks(connection, observ
 
 
 def test_a_clock_that_is_set_back_keeps_no_silence_from_being_heard(connection, observed):
-    observed.note_status(0, said(A, Status.RUNNING, 3))
+    observed.note_status(0, said(A, Status.RUNNING, 3), now())
     listening = Listening(connection, observed, a_row(id=A, slot=0, running=True, generation=3))
     assert listening.listen(20) == 20
     observed.note_watermark(observed.watermark - timedelta(hours=1))
