@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from uuid import uuid4
 
+import hypothesis
 import pytest
 from typing_extensions import override
 from xdist.remote import Producer  # type: ignore[import-untyped]  # so it is
@@ -28,6 +29,11 @@ IN_CONTAINERS = os.environ.get("SIGHTLOG_TEST_STACK", "local") == "containers"
 WHOLE_STACKS = "tests/pipeline/"
 START_TIMEOUT_S = 60.0
 FEW_PARTITIONS = Size(data=4, slots=4)
+
+BROKER_SESSION_S = 9.0  # so long may the machine stand still; nobody waits for this one's death
+
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 CreateDatabase = Callable[..., str]
 
@@ -80,6 +86,7 @@ def kafka(request: pytest.FixtureRequest) -> Iterator[str]:
         port=ports.port("kafka"),
         controller_port=ports.port("kafka-controller"),
         log=folder / "kafka.log",
+        session_s=BROKER_SESSION_S,
     )
     child = start(broker, warden, START_TIMEOUT_S)
     yield broker.bootstrap_servers

@@ -85,7 +85,7 @@ def add_up(starting: argparse.ArgumentParser) -> None:
 
 def add_camera_jobs(jobs: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     more = job(jobs, "add", "put cameras up and print their addresses", run_cameras_add)
-    more.add_argument("--count", type=int, default=1, metavar="N")
+    more.add_argument("--count", type=count, default=1, metavar="N")
     more.add_argument("--clip", type=clip, default=None, metavar="FILE")
     more.add_argument("--camera-fps", type=positive, default=None, metavar="F")
     more.add_argument("--username", metavar="U")
@@ -202,6 +202,12 @@ def positive(text: str) -> float:
     if not 0 < number < float("inf"):
         raise argparse.ArgumentTypeError("expected a number above 0")
     return number
+
+
+def count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError("expected a whole number above 0")
+    return int(text)
 
 
 def setting(text: str) -> tuple[str, str]:

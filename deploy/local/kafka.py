@@ -55,7 +55,6 @@ FIXED = {
     "group.consumer.session.timeout.ms": "10000",
     "group.consumer.min.heartbeat.interval.ms": "500",
     "group.consumer.heartbeat.interval.ms": "500",
-    "broker.session.timeout.ms": "1500",
     "broker.heartbeat.interval.ms": "300",
     "controller.quorum.election.timeout.ms": "100",
     "controller.quorum.election.backoff.max.ms": "100",
@@ -78,6 +77,7 @@ class Broker:
     port: int
     controller_port: int
     log: Path
+    session_s: float = 1.5  # without a sign of life, after which it leads nothing
     name: str = "kafka"
 
     @property
@@ -100,6 +100,7 @@ class Broker:
             "controller.quorum.voters": f"1@{controller}",
             "listeners": f"PLAINTEXT://{client},CONTROLLER://{controller}",
             "advertised.listeners": f"PLAINTEXT://{client}",
+            "broker.session.timeout.ms": str(round(1000 * self.session_s)),
             "log.dirs": "data",  # from the folder it runs in: any other path would need escaping
         }
 

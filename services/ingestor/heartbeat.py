@@ -1,6 +1,6 @@
 """A stream's heartbeats: every ten seconds of running, and a last one of each camera and epoch.
 
-One that is refused is no loss: what it would have said is in the next one.
+One that is refused is no loss while the stream is ours: what it would have said is in the next one.
 """
 
 import threading

@@ -131,26 +131,25 @@ def test_a_clip_with_pictures_sent_ahead_keeps_its_own_times(process):
 
 
 def test_pictures_come_in_real_time(process):
+    started = time.monotonic()
     with opened(process.url("open")) as container:
-        decoded = container.decode(video=0)
-        next(decoded)
-        started = time.monotonic()
-        list(islice(decoded, 15))
-    assert 1.3 < time.monotonic() - started < 6.0
+        list(islice(container.decode(video=0), 16))
+    assert 1.45 < time.monotonic() - started < 10.0  # however late we read, none is sent early
 
 
 def test_each_picture_says_when_it_was_taken(process):
+    before = time.time()
     with opened(process.url("open")) as container:
         packets = list(islice(container.demux(video=0), 12))
-        now = time.time()
+        after = time.time()
         began = (container.start_time_realtime or 0) / 1e6
-        assert abs(began - (now - 1.2)) < 1.0
+        assert before - 0.1 < began < after - 1.0
     [taken] = [
         struct.unpack_from("<q", bytes(side))[0] / 1e6
         for side in packets[-1].iter_sidedata()
         if side.data_type == "prft"
     ]
-    assert abs(taken - now) < 1.0
+    assert began + 1.0 < taken < after + 0.1
 
 
 def test_a_camera_can_be_added_and_removed_while_others_play(process, cameras):

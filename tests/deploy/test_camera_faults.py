@@ -40,7 +40,6 @@ def reader(process):
     with Client(process.port) as reader:
         reader.play("door")
         reader.packet()
-        reader.socket.settimeout(0.5)
         yield reader
 
 
@@ -77,9 +76,10 @@ def test_a_half_open_reader_gets_nothing_any_more_even_after_the_fault(process, 
     inflict("halfopen")
     with Client(process.port) as reader:
         reader.play("door")
-        started = time.monotonic()
+        times = timestamps(reader)
+        first = next(times)
+        assert any((each - first) % 2**32 > CLOCK_HZ for each in times)  # a second of its own
         drain(reader)
-        assert time.monotonic() - started > 2.0
         inflict("none")
         drain(reader)
 
@@ -101,9 +101,10 @@ def test_a_redirect_is_answered_with_its_address(process, inflict):
 
 
 def test_a_wrong_clock_shows_at_once_to_a_playing_reader(inflict, reader):
+    before = time.time()
     inflict("clock=-7200")
     report = next(packet for channel, packet in iter(reader.packet, None) if channel == 1)
-    assert abs(wall_clock(report) - (time.time() - 7200)) < 1.0
+    assert before < wall_clock(report) + 7200 < time.time() + 0.1
 
 
 def timestamps(reader):

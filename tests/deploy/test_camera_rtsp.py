@@ -70,10 +70,11 @@ def test_a_whole_conversation(client):
 
 
 def test_the_first_report_is_there_before_the_first_picture_and_tells_the_time(client):
+    before = time.time()
     client.play("open")
     channel, report = client.packet()
     assert channel == 1
-    assert abs(wall_clock(report) - time.time()) < 1.0
+    assert before - 0.1 < wall_clock(report) < time.time() + 0.1
 
 
 def test_a_pause_is_silent_and_time_goes_on_after_it(client):

@@ -90,10 +90,10 @@ def test_children_end_when_their_starter_is_killed(tmp_path, accident):
         expected = pids[1:] if accident == "kill-warden" else pids
         assert all(is_running(pid) for pid in expected)
         os.kill(starter.pid, signal.SIGKILL)
-        assert eventually(lambda: not any(is_running(pid) for pid in pids), 3)
+        assert eventually(lambda: not any(is_running(pid) for pid in pids), 12)
 
 
 def test_a_closed_warden_leaves_nothing(tmp_path):
     with Warden() as warden:
         child = Child(shell(STUBBORN, tmp_path), warden)
-    assert child.wait(3) == -signal.SIGKILL
+    assert child.wait(12) == -signal.SIGKILL

@@ -88,6 +88,13 @@ def test_added_cameras_get_the_next_names_and_can_be_reached(stack):
     assert added.stdout.split() == [camera["url"] for camera in stack["cameras"][-2:]]
 
 
+@pytest.mark.parametrize("count", ["0", "-1", "two"])
+def test_a_number_of_cameras_that_is_none_is_refused(stack, count):
+    refused = stack.run("cameras", "add", "--count", count)
+    assert refused.returncode == 2
+    assert "whole number" in refused.stderr
+
+
 def test_a_camera_needs_its_password_from_a_variable_that_is_set(stack):
     refused = stack.run("cameras", "add", "--username", "u", "--password-env", "NOT_SET")
     assert refused.returncode == 2
@@ -203,7 +210,7 @@ def test_nothing_lives_after_the_supervisor_was_killed_and_up_works_again(warden
     family = psutil.Process(stack.supervisor.pid).children(recursive=True)
     stack.supervisor.kill()
     assert stack.supervisor.wait(5) == -signal.SIGKILL
-    assert eventually(lambda: not any(is_alive(process.pid) for process in family), 3)
+    assert eventually(lambda: not any(is_alive(process.pid) for process in family), 12)
     detached(folder)
     assert (stack["kafkaBootstrapServers"], stack["databaseUrl"]) == (kafka, database)
     with psycopg.connect(database) as connection:

@@ -25,6 +25,12 @@ from tests.detector.site import (
     running,
 )
 
+SETTINGS = {
+    "DETECTOR_AI_TIMEOUT_S": "10",  # longer than the machine stands still: answers are held here
+    "DETECTOR_SNAPSHOTS_PER_MINUTE": "1",  # so that a slow test sees the ration, too
+}
+ROUNDING_MS = 5
+
 
 @pytest.fixture(scope="module")
 def site(kafka, topic_prefix):
@@ -44,7 +50,7 @@ def letters(site):
 
 @pytest.fixture(scope="module")
 def detector(site, tmp_path_factory):
-    with running(site, tmp_path_factory.mktemp("worker")) as detector:
+    with running(site, tmp_path_factory.mktemp("worker"), **SETTINGS) as detector:
         eventually(detector.is_ready, 30, "ready")
         yield detector
 
@@ -70,12 +76,16 @@ def test_a_frame_becomes_a_record_with_what_the_ai_service_saw(site, detector):
 def test_a_record_says_how_long_each_part_took(site, detector):
     stream = a_stream()
     site.ai.behave(stream, lambda _: Reply(delay_s=0.2))
+    began = time.monotonic()
     site.publish(a_frame(stream, 0, age_ms=700))
     [record] = site.expect(stream, 1)
-    timing = record.timing
-    assert timing.infer_ms == pytest.approx(210, abs=100)
-    assert timing.queue_ms is not None and timing.queue_ms < 200
-    assert timing.since_capture_ms == pytest.approx(910, abs=300)
+    timing, took_ms = record.timing, 1000 * (time.monotonic() - began)
+    assert timing.queue_ms is not None and timing.infer_ms is not None
+    assert timing.queue_ms >= 0
+    assert timing.infer_ms >= 200
+    parts_ms = timing.queue_ms + timing.infer_ms
+    assert parts_ms <= took_ms
+    assert 700 + parts_ms - ROUNDING_MS <= timing.since_capture_ms <= 700 + took_ms + ROUNDING_MS
     published = record.frame.published_at
     assert published is not None
     assert abs((datetime.now(UTC) - published).total_seconds()) < 20
@@ -279,7 +289,7 @@ def test_a_bad_answer_fails_the_frame_and_the_next_is_ok(site, detector, bad):
 
 def test_a_busy_ai_service_is_asked_again_when_it_said_and_then_about_the_newest(site, detector):
     stream = a_stream()
-    busy = Reply(status=429, headers={"retry-after": "1"})
+    busy = Reply(status=429, headers={"retry-after": "5"})
     site.ai.behave(stream, lambda call: busy if call.frame_id.endswith("/0") else Reply())
     site.publish(a_frame(stream, 0))
     eventually(lambda: site.ai.called(stream))
@@ -334,7 +344,7 @@ def test_snapshots_of_a_stream_are_rationed_and_empty_frames_are_not_kept(site, 
         site.expect(stream, seq + 1)
         site.expect(empty, seq + 1)
     paths = [record.image_path for record in site.records(stream)]
-    assert paths[0] and paths[1:] == [None, None]  # 60 a minute: one a second
+    assert paths[0] and paths[1:] == [None, None]
     assert {record.image_path for record in site.records(empty)} == {None}
 
 

@@ -72,5 +72,6 @@ def is_ready(gateway: Gateway) -> bool:
 
 def create(gateway: Gateway, **more: object) -> str:
     body = {"name": "door", "rtspUrl": "rtsp://10.0.0.9/"} | more
-    id: str = httpx.post(f"{gateway.url}/streams", json=body).json()["id"]
+    created = httpx.post(f"{gateway.url}/streams", json=body).raise_for_status()
+    id: str = created.json()["id"]
     return id

@@ -212,6 +212,14 @@ def test_a_postgres_that_hangs_is_a_503_in_time_and_realtime_goes_on(site, gatew
         check_back(site, gateway, "hung")
 
 
+def waits_for_a_lock(site) -> bool:
+    """Somebody's statement, in Postgres."""
+    with psycopg.connect(site.database) as connection:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        row = connection.execute(query).fetchone()
+    return row is not None and row[0] > 0
+
+
 def test_a_statement_that_was_running_when_postgres_hung_is_given_up_in_time(site, gateway):
     """It waits for a row that another holds."""
     id = create(gateway)
@@ -223,8 +231,7 @@ def test_a_statement_that_was_running_when_postgres_hung_is_given_up_in_time(sit
                 patch = asyncio.create_task(
                     timed(client, "PATCH", f"/streams/{id}", {"name": "gate"})
                 )
-                await asyncio.sleep(1.5)  # longer than anybody waits for a server that is away
-                assert not patch.done()
+                await asyncio.to_thread(wait_until, lambda: waits_for_a_lock(site))
                 site.signal_postgres(signal.SIGSTOP)
                 hung_at = time.monotonic()
                 _, answer = await patch
@@ -350,12 +357,19 @@ def ended(gateway: Gateway, client: ClientConnection) -> tuple[float, int | None
     """By SIGTERM while a request runs: how long it took, and how the client was told."""
 
     async def ask_and_end() -> None:
+        sent = asyncio.Event()
+
+        async def note(event: str, _: Any) -> None:
+            if event == "http11.send_request_body.complete":
+                sent.set()
+
         async with httpx.AsyncClient(base_url=gateway.url, timeout=30) as rest:
-            asked = asyncio.create_task(timed(rest, "POST", "/streams", BODY))
-            await asyncio.sleep(0.2)
+            await rest.get("/health/live")  # the connection is accepted
+            request = rest.build_request("POST", "/streams", json=BODY, extensions={"trace": note})
+            asked = asyncio.create_task(rest.send(request))
+            await sent.wait()
             os.kill(gateway.process.pid, signal.SIGTERM)
-            _, answer = await asked
-            assert answer.status_code in {201, 503}
+            assert (await asked).status_code in {201, 503}
 
     begun = time.monotonic()
     asyncio.run(ask_and_end())

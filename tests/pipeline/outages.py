@@ -159,9 +159,9 @@ def listening(url: str) -> Iterator[list[str]]:
             thread.join(5)
 
 
-def drain(backlog: Backlog) -> tuple[float, float]:
-    """Waits until the persister is level; returns the seconds and the records a second of it."""
-    begun, stored = time.monotonic(), backlog.stored()
+def drain(backlog: Backlog, stored: int, begun: float) -> tuple[float, float]:
+    """Waits until the persister is level; returns the seconds and the records a second of it.
+    `stored` and `begun` are of the end of the outage: it is at work since."""
     assert eventually(lambda: backlog.waiting() <= 1, TIMEOUT_S), backlog.waiting()
     seconds = time.monotonic() - begun
     return seconds, (backlog.stored() - stored) / seconds

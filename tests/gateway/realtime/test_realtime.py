@@ -38,6 +38,7 @@ from services.gateway.realtime.replay import Replays
 from services.gateway.routes.realtime import realtime
 from tests.gateway.messages import DOOR, NOON, SLOT, YARD, a_heartbeat, a_record, a_spec, a_status
 from tests.gateway.serving import serving
+from tests.gateway.topic import wait_until
 
 Send = Callable[..., None]
 KEY = "a-key-of-a-viewer"
@@ -87,6 +88,7 @@ def address(kafka: str, topic_prefix: str, send: Send) -> Iterator[str]:
     config = {"bootstrap.servers": kafka}
     follower = Follower(config, topic_prefix, observed, hub)
     follower.start()
+    wait_until(lambda: observed.ready)  # what was there before is no news
     replays = Replays(config, topic_prefix)
     with serving(an_app(hub, observed, replays=replays)) as address:
         yield address

@@ -131,9 +131,10 @@ def test_postgres_away(endured: tuple[RunningStack, float], how: Outage) -> None
             time.sleep(seconds)  # the length of the outage
             told = [each.end() for each in asking]
             events = heard.count("detection")
+            stored, ended = backlog.stored(), time.monotonic()
         live = (backlog.published() - published) / (time.monotonic() - begun)
         waited = backlog.waiting()
-        took, rate = drain(backlog)
+        took, rate = drain(backlog, stored, ended)
     print(
         f"{waited} records drained in {took:.1f} s: {rate:.0f}/s,"
         f" {rate / live:.1f} times the live {live:.1f}/s (bar {DRAIN_BAR})"
