@@ -21,7 +21,13 @@ State = Literal["starting", "ready", "failed", "held", "stopped"]
 class Keeper:
     """A thread with one part in its care. `changed` is called at each change of its state."""
 
-    def __init__(self, part: Part, warden: Warden, changed: Callable[["Keeper"], None]) -> None:
+    def __init__(
+        self,
+        part: Part,
+        warden: Warden,
+        changed: Callable[["Keeper"], None],
+        first_delay_s: float = FIRST_DELAY_S,
+    ) -> None:
         self.part = part
         self.state: State = "starting"
         self.restarts = 0
@@ -30,6 +36,7 @@ class Keeper:
         self.problem = ""
         self._warden = warden
         self._changed = changed
+        self._first_delay_s = first_delay_s
         self._child: Child | None = None
         self._spawning = threading.Lock()
         self._stopping = threading.Event()
@@ -83,12 +90,12 @@ class Keeper:
                 self._child.kill()
 
     def _keep(self) -> None:
-        delay_s = FIRST_DELAY_S
+        delay_s = self._first_delay_s
         while True:
             began = time.monotonic()
             self._run_once()
             if time.monotonic() - began > STEADY_AFTER_S:
-                delay_s = FIRST_DELAY_S
+                delay_s = self._first_delay_s
             if self._is_over(delay_s):
                 return
             delay_s = min(2 * delay_s, LONGEST_DELAY_S)

@@ -16,8 +16,7 @@ from services.process.token import sign
 log = structlog.get_logger()
 
 LONGEST_S = 9.5  # of it all: a client is promised 10
-CONNECT_S = 1.0
-HEAD_S = 2.0  # an ingestor that is well answers at once that it is at it; then the next is asked
+HEAD_S = 2.0  # an ingestor that is well is at it at once, and says so; then the next is asked
 MARGIN_S = 0.5  # for what it found to come back
 SHORTEST_S = 1.0  # in less no camera shows itself
 MOST_AT_ONCE = 100  # of one gateway
@@ -66,7 +65,7 @@ class Probes:
         self._running: set[asyncio.Task[Look]] = set()
         self._client = httpx.AsyncClient(
             transport=transport,
-            timeout=httpx.Timeout(LONGEST_S, connect=CONNECT_S),
+            timeout=LONGEST_S,
             # A probe is not sent twice: none is risked on a connection that may just be closing.
             limits=httpx.Limits(max_connections=MOST_AT_ONCE, max_keepalive_connections=0),
             follow_redirects=False,

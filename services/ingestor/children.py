@@ -43,16 +43,19 @@ def fork_server(preload: Sequence[str]) -> ForkServerContext:
 
 def await_ready(context: ForkServerContext, preload: Sequence[str]) -> None:
     """Until the server has loaded its modules: the first start waits for that, and whoever starts
-    cameras would do nothing else meanwhile. Raises RuntimeError where one can't be loaded, of
-    which the server itself says nothing, and EOFError where it ended over one."""
-    with _registry:
-        process = context.Process(target=_load, args=(preload,), daemon=True)
-        process.start()
+    cameras would do nothing else meanwhile. Raises RuntimeError where one can't be loaded: the
+    server itself says nothing of that, or ends over it."""
+    process = context.Process(target=_load, args=(preload,), daemon=True)
+    try:
+        with _registry:
+            process.start()
+    except (EOFError, OSError) as error:
+        raise RuntimeError(f"{', '.join(preload)}: a server ended over one of these") from error
     process.join()
     status = process.exitcode
     process.close()
     if status != 0:
-        raise RuntimeError(f"{', '.join(preload)}: one of these can't be loaded")
+        raise RuntimeError(f"{', '.join(preload)}: one of these can't be loaded, as said above")
 
 
 def _load(modules: Sequence[str]) -> None:

@@ -48,8 +48,7 @@ def _message(origin: Origin, topic: Topic[Any]) -> Message:
 
 
 def _is_in_time(epoch: int, origin: Origin) -> bool:
-    """By the time of its own message: a broker takes none of a producer that is more than an hour
-    ahead of its own. One that is nearer is believed, here as by the owner itself, who mints a
-    higher one."""
+    """By when the broker got it, however long ago that is. One that is nearer is believed, here as
+    by the owner itself, who mints a higher one."""
     said_ms = time.time() * 1000 if origin.timestamp_ms is None else origin.timestamp_ms
     return is_plausible(epoch, said_ms)

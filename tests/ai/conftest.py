@@ -1,7 +1,6 @@
 """One service process for the area, and pictures for it."""
 
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import pytest
 from services.ai.detect import Detector
 from services.ai.settings import BUNDLED
 from tests.ai.walk import Frame, walk
+from tests.ports import free_port
 
 START_TIMEOUT_S = 30
 
@@ -41,12 +41,6 @@ def until(claim: Callable[[], bool], seconds: float = 10) -> None:
     while not claim():
         assert time.monotonic() < deadline, "it did not come true in time"
         time.sleep(0.02)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @contextmanager

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from deploy.local import keeper as keeper_module
 from deploy.local.child import Command
 from deploy.local.environment import minimal_environment
 from deploy.local.keeper import FIRST_DELAY_S, Keeper
@@ -40,8 +39,9 @@ def keep(warden, tmp_path):
     """Keeps a script until the test is over."""
     keepers = []
 
-    def begin(text):
-        keeper = Keeper(Script(text, tmp_path), warden, changed=lambda _: None)
+    def begin(text, first_delay_s=FIRST_DELAY_S):
+        script = Script(text, tmp_path)
+        keeper = Keeper(script, warden, lambda _: None, first_delay_s)
         keepers.append(keeper)
         keeper.start()
         return keeper
@@ -100,9 +100,8 @@ def test_a_held_part_ends_and_comes_back_only_when_it_is_released(keep, gently):
     assert keeper.pid not in (first, None)
 
 
-def test_a_part_held_while_it_waits_to_start_does_not_start(keep, tmp_path, monkeypatch):
-    monkeypatch.setattr(keeper_module, "FIRST_DELAY_S", 3)
-    keeper = keep("echo x >> starts; exit 1")
+def test_a_part_held_while_it_waits_to_start_does_not_start(keep, tmp_path):
+    keeper = keep("echo x >> starts; exit 1", first_delay_s=3)
     assert eventually(lambda: keeper.state == "failed", 5)
     keeper.hold(gently=False)
     assert eventually(lambda: keeper.state == "held", 15)
@@ -128,9 +127,8 @@ def test_a_stopped_part_is_not_started_again(keep, tmp_path):
     assert (tmp_path / "starts").read_text() == "x\n"
 
 
-def test_a_part_that_waits_to_be_started_again_is_stopped_at_once(keep, monkeypatch):
-    monkeypatch.setattr(keeper_module, "FIRST_DELAY_S", 3)
-    keeper = keep("exit 1")
+def test_a_part_that_waits_to_be_started_again_is_stopped_at_once(keep):
+    keeper = keep("exit 1", first_delay_s=3)
     assert eventually(lambda: keeper.restarts == 1 and keeper.state == "failed", 15)
     began = time.monotonic()
     assert keeper.stop() is None

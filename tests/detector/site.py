@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -43,6 +42,7 @@ from schemas.topics import (
 )
 from services.process.trace import new_traceparent
 from tests.detector.fake_ai import FakeAI, a_jpeg
+from tests.ports import free_port
 from tests.unencoded import put_unencoded
 
 
@@ -298,9 +298,3 @@ def started(environment: dict[str, str], folder: Path) -> Iterator[Running]:
         if process.poll() is None:
             process.kill()
             process.wait(10)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

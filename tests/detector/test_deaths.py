@@ -16,7 +16,8 @@ from schemas.messages import DetectionRecord, Outcome
 from schemas.provision import Size, provision
 from schemas.topics import FRAMES
 from tests.detector.fake_ai import FakeAI, Reply
-from tests.detector.site import Site, a_frame, a_stream, eventually, free_port, running, started
+from tests.detector.site import Site, a_frame, a_stream, eventually, running, started
+from tests.ports import free_port
 
 SHORT = {"DETECTOR_SESSION_TIMEOUT_S": "4"}  # until a dead worker's partitions go on
 PATIENT = {"DETECTOR_AI_TIMEOUT_S": "30", "DETECTOR_AI_CALLS": "20"}

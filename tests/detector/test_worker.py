@@ -299,7 +299,7 @@ def test_a_busy_ai_service_is_asked_again_when_it_said_and_then_about_the_newest
     assert (first.outcome, first.reason) == (Outcome.FAILED, "AI_BUSY")
     assert {record.outcome for record in shed} == {Outcome.SHED}
     assert last.outcome is Outcome.OK
-    assert last.timing.queue_ms is not None and last.timing.queue_ms > 300
+    assert last.timing.queue_ms is not None and last.timing.queue_ms > 1500
 
 
 def test_while_the_ai_service_is_down_frames_fail_and_soon_after_they_are_ok_again(site, detector):

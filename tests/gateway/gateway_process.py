@@ -1,7 +1,6 @@
 """The gateway as a process of its own."""
 
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,6 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from tests.gateway.topic import wait_until
+from tests.ports import free_port
 
 START_S = 60.0
 
@@ -49,11 +49,6 @@ def running(environment: Mapping[str, str], folder: Path) -> Iterator[Gateway]:
     finally:
         process.kill()
         process.wait(5)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def has_died(gateway: Gateway) -> bool:

@@ -40,6 +40,7 @@ class Ingestor:
         self.answer = answer
         self.late_s = late_s
         self.asked = []
+        self.callers = []
         self.under_way = 0
         self.app = FastAPI()
         self.app.post("/internal/probes/{id}")(self.look)
@@ -47,6 +48,7 @@ class Ingestor:
     async def look(self, id: str, request: Request) -> Response:
         assert is_ours(INTERNAL_KEY, id, request.headers["authorization"].removeprefix("Bearer "))
         self.asked.append((id, await request.json()))
+        self.callers.append(request.client)
         if isinstance(self.answer, int):
             return JSONResponse({}, self.answer)
         if self.answer == "no head":
@@ -187,6 +189,15 @@ async def test_the_last_ingestor_has_the_time_that_is_left(client, up, monkeypat
     up("only", Ingestor(late_s=0.6))
     told = (await client.post("/streams/probe", json=DOOR)).json()
     assert (told["ok"], told["instance"]) == (True, "only")
+
+
+async def test_each_probe_has_a_connection_of_its_own(client, up):
+    """One that was kept may be closing just when the next probe is sent."""
+    ingestor = Ingestor()
+    up("one", ingestor)
+    for _ in range(2):
+        assert (await client.post("/streams/probe", json=DOOR)).json()["ok"]
+    assert len(set(ingestor.callers)) == 2
 
 
 async def test_a_dead_ingestor_is_asked_once_where_another_took_its_place(client, up, start):

@@ -36,6 +36,7 @@ from schemas.topics import (
     Topic,
 )
 from services.ingestor.unseal import address, new_key_pair
+from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 CLIPS = ROOT / "deploy" / "local" / "media"
@@ -68,12 +69,6 @@ def is_alive(pid: int) -> bool:
         return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def sealed(stream_id: str, url: str, password: str) -> str:
@@ -116,7 +111,7 @@ class Ingestor:
         try:
             status, _, body = self.ask("/health/ready")
         except OSError:
-            return {}
+            return {"ready": False, "cameras": [], "partitions": []}
         return {**json.loads(body), "ready": status == 200}
 
     def camera(self, stream_id: str) -> int | None:
@@ -125,7 +120,7 @@ class Ingestor:
         return pids.get(stream_id)
 
     def wait_ready(self) -> "Ingestor":
-        eventually(lambda: self.state.get("ready"), 20)
+        eventually(lambda: self.state.get("ready"), 60)
         return self
 
     def stop(self) -> int:

@@ -6,7 +6,8 @@ from prometheus_client import REGISTRY
 from schemas.messages import Down, Instance, Reason, down_event, now
 from schemas.topics import EVENTS, INSTANCES, PRODUCER_OF_FACTS, Origin
 from services.ingestor.announce import Announcer
-from tests.ingestor.conftest import eventually, free_port
+from tests.ingestor.conftest import eventually
+from tests.ports import free_port
 
 
 @pytest.fixture

@@ -23,7 +23,8 @@ from services.gateway.reconciler.reconcile import Reconciler
 from services.gateway.reconciler.silence import Silences
 from services.gateway.reconciler.specs import Specs
 from services.ingestor.statuses import TEXTS
-from tests.ingestor.conftest import assert_near_bar, eventually, free_port
+from tests.ingestor.conftest import assert_near_bar, eventually
+from tests.ports import free_port
 
 CLIP = "file:bikes.mp4?loop=1"
 

@@ -6,7 +6,8 @@ from msgspec.structs import replace
 from deploy.local.camera import Camera
 from schemas.messages import Down, Reason, Status, StreamSpec, StreamStatus, down_event_id, now
 from schemas.topics import MOVED_TO, STREAMS
-from tests.ingestor.conftest import CLIPS, CameraServer, assert_near_bar, eventually, free_port
+from tests.ingestor.conftest import CLIPS, CameraServer, assert_near_bar, eventually
+from tests.ports import free_port
 
 DOOR = Camera("door", str(CLIPS / "vtest_12s.mp4"))
 

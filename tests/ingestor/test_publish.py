@@ -9,7 +9,8 @@ from msgspec.structs import replace
 from schemas.messages import Clock, Dropped, StreamSpec
 from schemas.topics import FRAMES, PRODUCER_OF_FRAMES
 from services.ingestor.publish import MOST_IN_FLIGHT, FrameProducer, Outbox, Waiting
-from tests.ingestor.conftest import eventually, free_port
+from tests.ingestor.conftest import eventually
+from tests.ports import free_port
 
 SPEC = StreamSpec(stream_id="S1", slot=0, generation=1, running=True, name="x", url="file:x")
 

@@ -22,8 +22,9 @@ from services.ingestor.relay import TALK_S
 from services.ingestor.settings import CAMERA_NEEDS_BYTES
 from tests.certificate import write_certificate
 from tests.deploy.camera_process import WALK, running
-from tests.ingestor.conftest import CLIPS, assert_near_bar, eventually, free_port
+from tests.ingestor.conftest import CLIPS, assert_near_bar, eventually
 from tests.ingestor.scripted import Scripted, showing
+from tests.ports import free_port
 
 ELSEWHERE = {Reason.BROKER_DOWN, Reason.CAPACITY}  # with a broker, with ingestors of their own
 HALF_OPEN_AFTER_S = 2.0

@@ -15,7 +15,8 @@ from services.ingestor.locate import Forbidden
 from services.ingestor.relay import REDIRECT, NotReached, Place, Relay, dial
 from tests.certificate import write_certificate
 from tests.deploy.camera_process import WALK, running
-from tests.ingestor.conftest import CLIPS, free_port
+from tests.ingestor.conftest import CLIPS
+from tests.ports import free_port
 
 CANARY = "canary-7f3a"
 

@@ -24,10 +24,10 @@ from tests.ingestor.conftest import (
     PASSWORD,
     assert_near_bar,
     eventually,
-    free_port,
     is_alive,
     sealed,
 )
+from tests.ports import free_port
 
 _numbers = count()
 
@@ -110,6 +110,7 @@ def test_a_change_of_rate_and_labels_needs_no_new_connection(ingestor, topics, c
     frames = eventually(slow)
     gaps = [(b.captured_at - a.captured_at).total_seconds() for a, b in pairwise(frames[1:])]
     assert_near_bar("error of the mean gap, s", abs(sum(gaps) / len(gaps) - 0.5), 0.03)
+    assert_near_bar("longest gap, s", max(gaps), 0.7)
     assert not frames[0].detect
     assert ingestor.camera(camera.stream_id) == pid
     assert topics.wait_status(camera.stream_id, "RUNNING").observed_generation == 2

@@ -1,6 +1,5 @@
 """The persister as a process, and what it says of itself."""
 
-import random
 import subprocess
 import sys
 import time
@@ -10,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from deploy.local.environment import minimal_environment
-from deploy.local.ports import AUTO, is_free
+from tests.ports import free_port
 
 
 def eventually(holds: Callable[[], object], within_s: float = 30.0) -> None:
@@ -19,13 +18,6 @@ def eventually(holds: Callable[[], object], within_s: float = 30.0) -> None:
     while not (said := holds()):
         assert time.monotonic() < deadline, f"not within {within_s} s: {said!r}"
         time.sleep(0.05)
-
-
-def free_port() -> int:
-    """One that a test run beside this one hardly finds in the same moment."""
-    while not is_free(port := random.choice(AUTO)):
-        pass
-    return port
 
 
 class PersisterProcess:

@@ -113,7 +113,8 @@ def test_postgres_may_go_under_load_and_come_back(
             f"{how}, {away_s:.0f} s: first rows {flows - back:.2f} s after Postgres was back,"
             f" {drained} records in {now - back:.2f} s, {ratio:.1f} times the live rate"
         )
-        assert ratio >= DRAINED_TIMES_LIVE / 4  # the bar is for a quiet machine
+        # A pause of a second is a fifth of a short outage's time.
+        assert ratio >= (DRAINED_TIMES_LIVE if away_s == SOAK_S else DRAINED_TIMES_LIVE / 2)
         assert members(kafka, topic_prefix) == before
     eventually(lambda: records_stored(own_database, stream_id) == load.sent)
     assert_exactly(own_database, stream_id, load.sent)
@@ -127,7 +128,7 @@ def test_postgres_may_go_under_load_and_come_back(
     send(record(load.sent, stream_id=stream_id))
     eventually(lambda: process.metric('sightlog_persister_paused{lane="detections"}') == 1)
     process.terminate()
-    assert process.wait(10) == 0
+    assert process.wait(30) == 0
     assert "Traceback" not in process.log.read_text()
 
 
@@ -143,7 +144,7 @@ def test_backends_that_are_ended_all_the_time_cost_no_row(start_persister, send,
     eventually(process.is_ready)
     ended, until = 0, time.monotonic() + 4
     with Load(send, ROOF) as load, psycopg.connect(database_url, autocommit=True) as connection:
-        while time.monotonic() < until:
+        while time.monotonic() < until or ended <= 3:
             ended += len(
                 connection.execute(
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
@@ -246,7 +247,7 @@ def test_rows_flow_while_pictures_wait(
     assert process.metric('sightlog_persister_paused{lane="snapshots"}') == 0
     assert not process.said("partitions.given_up")
     process.terminate()
-    assert process.wait(10) == 0
+    assert process.wait(30) == 0
     assert "Traceback" not in process.log.read_text()
 
 

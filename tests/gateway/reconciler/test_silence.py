@@ -190,9 +190,12 @@ def test_what_a_dead_owner_leaves_is_told_once_by_whichever_gateway_and_ended_by
     last = msgspec.structs.replace(a_heartbeat(A, at=now()), epoch=7)
     observed.note_heartbeat(last, now())
 
+    def said_so_far():
+        return [(each.revision, each.phase) for each in events()]
+
     def told(*expected):
         observed.note_watermark(now())
-        return [(each.revision, each.phase) for each in events()] == list(expected)
+        return said_so_far() == list(expected)
 
     first = make_reconciler()
     new, end = (0, Phase.NEW), (1, Phase.END)
@@ -202,7 +205,7 @@ def test_what_a_dead_owner_leaves_is_told_once_by_whichever_gateway_and_ended_by
     wait_until(lambda: told(new, new))
     observed.note_status(0, said(A, Status.STARTING, 3, epoch=8), now())
     observed.note_heartbeat(msgspec.structs.replace(last, epoch=8, at=now()), now())
-    wait_until(lambda: told(new, new, end))
+    wait_until(lambda: said_so_far() == [new, new, end])
     wait_until(lambda: rows_left(engine) == 0)
     assert {each.event_id for each in events()} == {down_event_id(A, last.at)}
     assert {each.reason for each in events()} == {"NO_HEARTBEAT"}
