@@ -111,13 +111,21 @@ class Ingestor:
         try:
             status, _, body = self.ask("/health/ready")
         except OSError:
-            return {"ready": False, "cameras": [], "partitions": []}
+            return {}
         return {**json.loads(body), "ready": status == 200}
+
+    @property
+    def cameras(self) -> dict[str, int]:
+        """The process of each stream's camera, as far as it says."""
+        return {each["streamId"]: each["pid"] for each in self.state.get("cameras", ())}
+
+    @property
+    def partitions(self) -> list[int]:
+        return list(self.state.get("partitions", ()))
 
     def camera(self, stream_id: str) -> int | None:
         """The process of its camera."""
-        pids = {each["streamId"]: each["pid"] for each in self.state.get("cameras", ())}
-        return pids.get(stream_id)
+        return self.cameras.get(stream_id)
 
     def wait_ready(self) -> "Ingestor":
         eventually(lambda: self.state.get("ready"), 60)

@@ -241,7 +241,7 @@ def test_it_stops_in_order_though_a_camera_hangs_and_another_fails(
 )
 def test_it_stops_in_order_while_the_broker_is_away(broker, start_ingestor, topics, streams, how):
     ingestor = start_ingestor().wait_ready()
-    eventually(lambda: ingestor.camera("S5") and len(ingestor.state["cameras"]) == 4)
+    eventually(lambda: ingestor.camera("S5") and len(ingestor.cameras) == 4)
     broker.go(how)
     stop_with_a_hung_child(ingestor, topics, streams, STOPPED_WITHIN_S)
     broker.come_back()

@@ -152,9 +152,9 @@ def test_a_third_stream_of_a_full_ingestor_moves_to_another_and_runs_there(
     ingestor, start_ingestor, topics, engine, reconciler
 ):
     other = start_ingestor(INGESTOR_CAPACITY="1").wait_ready()
-    eventually(lambda: [len(each.state["partitions"]) for each in (ingestor, other)] == [2, 2], 40)
-    slot, *_ = ingestor.state["partitions"]
-    for stream_id, at in {"ONE": slot, "TWO": slot, "FULL": other.state["partitions"][0]}.items():
+    eventually(lambda: [len(each.partitions) for each in (ingestor, other)] == [2, 2], 40)
+    slot, *_ = ingestor.partitions
+    for stream_id, at in {"ONE": slot, "TWO": slot, "FULL": other.partitions[0]}.items():
         store(engine, stream_id, at)
         topics.wait_status(stream_id, "RUNNING")
     store(engine, "THREE", slot)

@@ -172,7 +172,7 @@ def test_a_stream_started_again_while_it_stops_runs_on_with_one_camera(ingestor,
     topics.wait_status(id, "RUNNING")
     frames = topics.wait_frames(id, len(topics.frames(id)) + 3)
     assert_one_epoch(frames)
-    eventually(lambda: camera_pids(ingestor) == {each["pid"] for each in ingestor.state["cameras"]})
+    eventually(lambda: camera_pids(ingestor) == set(ingestor.cameras.values()))
     topics.delete(wanted)
 
 

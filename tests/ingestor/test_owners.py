@@ -80,8 +80,8 @@ def test_ingestors_come_and_go_and_every_stream_goes_on(
     first = {stream_id: topics.wait_frames(stream_id, 1)[-1].epoch for stream_id in streams}
 
     two = start_ingestor().wait_ready()  # takes its share
-    eventually(lambda: len(two.state["cameras"]) == 2 and len(one.state["cameras"]) == 2, 40)
-    moved = [each["streamId"] for each in two.state["cameras"]]
+    eventually(lambda: len(two.cameras) == 2 and len(one.cameras) == 2, 40)
+    moved = list(two.cameras)
     for stream_id in moved:
         wait_for_higher(topics, stream_id, first[stream_id], 40)
     for stream_id in set(streams) - set(moved):
@@ -96,7 +96,7 @@ def test_ingestors_come_and_go_and_every_stream_goes_on(
     asked_at = time.monotonic()  # hands over
     assert one.stop() == 0
     assert_near_bar("stopped after, s", time.monotonic() - asked_at, 8)
-    eventually(lambda: len(two.state["cameras"]) == 4, 40)
+    eventually(lambda: len(two.cameras) == 4, 40)
     for stream_id in streams:
         topics.wait_status(stream_id, "RUNNING")
         assert_epochs_are_whole(topics, stream_id)
@@ -152,7 +152,7 @@ def test_cameras_that_outlive_their_ingestor_are_ended_by_the_next_one(
     start_ingestor, specs, leftovers
 ):
     dying = start_ingestor().wait_ready()
-    eventually(lambda: len(dying.state["cameras"]) == SLOTS, 60)
+    eventually(lambda: len(dying.cameras) == SLOTS, 60)
     family = psutil.Process(dying.process.pid).children(recursive=True)
     leftovers += family
     for each in family:

@@ -424,7 +424,7 @@ def test_nothing_is_left_of_a_deleted_stream(ingestor, topics):
     assert not is_alive(pid)
     eventually(lambda: b"NOT_OWNED" in ingestor.ask(path, Authorization=ours)[2])
     # The fork server and its resource tracker; other tests' cameras come and go.
-    eventually(lambda: len(camera_processes(ingestor)) == 2 + len(ingestor.state["cameras"]))
+    eventually(lambda: len(camera_processes(ingestor)) == 2 + len(ingestor.cameras))
 
 
 def test_an_ingestor_stops_in_time_though_a_viewer_neither_reads_nor_leaves(ingestor, topics):
