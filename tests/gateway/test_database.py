@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
+from services.gateway import database
 from services.gateway.access import Access
 from services.gateway.app import create_app
 from services.gateway.database import Database, DatabaseAway
@@ -91,6 +92,15 @@ async def test_a_server_that_freezes_is_a_503_within_a_second_and_comes_back(
         deadline = time.monotonic() + 5
         while (await client.get("/streams")).status_code != 200:
             assert time.monotonic() < deadline
+
+
+async def test_a_statement_that_takes_long_has_its_time_on_a_server_that_is_well(
+    relayed: Database, monkeypatch
+):
+    """Longer than anybody waits for a server that is away."""
+    monkeypatch.setattr(database, "SIGN_OF_LIFE_S", 5.0)  # this machine may stand still
+    slow = text("SELECT 'well' FROM pg_sleep(1.5)")
+    assert await relayed.run(lambda connection: connection.execute(slow).scalar_one()) == "well"
 
 
 async def test_a_write_that_was_given_up_is_not_done_later(relay: Relay, relayed: Database):
