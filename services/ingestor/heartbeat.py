@@ -21,7 +21,7 @@ from services.ingestor.publish import Account, Outbox
 ENCODINGS_KEPT = 256
 EPOCHS_KEPT = 4  # the last word on an epoch may come after the first on the next
 
-Send = Callable[[Heartbeat], bool]
+Beat = Callable[[Heartbeat], bool]
 """Takes a heartbeat, or says False where it can't be sent now."""
 
 
@@ -117,10 +117,10 @@ class Seen:
 class Heartbeats:
     """Those of one stream."""
 
-    def __init__(self, stream_id: str, outbox: Outbox, send: Send, every_s: float) -> None:
+    def __init__(self, stream_id: str, outbox: Outbox, beat: Beat, every_s: float) -> None:
         self._stream_id = stream_id
         self._outbox = outbox
-        self._send = send
+        self._beat = beat
         self._every_s = every_s
         self._pulse = Pulse()
         self._owes_one = False  # of a camera that has ended
@@ -170,7 +170,7 @@ class Heartbeats:
             self._stream_id, account.epoch, account.totals, now(), bytes_published
         )
         reasons = complaints(heartbeat, seen.reason)
-        told = self._send(
+        told = self._beat(
             replace(
                 heartbeat,
                 last_seq=account.last_seq,

@@ -14,7 +14,6 @@ import structlog
 
 from schemas.messages import (
     Event,
-    Heartbeat,
     Reason,
     SourceFacts,
     Status,
@@ -27,7 +26,7 @@ from services.ingestor import link, metrics, statuses
 from services.ingestor.cameras import Beginnings, Camera
 from services.ingestor.children import Child
 from services.ingestor.down import RETELL_S, Condition, Instant, Outage
-from services.ingestor.heartbeat import Heartbeats, Seen
+from services.ingestor.heartbeat import Beat, Heartbeats, Seen
 from services.ingestor.newest import Newest, Still
 from services.ingestor.publish import Outbox, Send, Waiting
 from services.ingestor.room import Room
@@ -56,7 +55,7 @@ class Surroundings:
     order: Callable[[StreamSpec], link.Order]  # raises SealBroken
     send: Send
     say: Callable[[StreamStatus, int, Acknowledged, Lost], bool]
-    beat: Callable[[Heartbeat], bool]
+    beat: Beat
     tell: Callable[[Event, Acknowledged, Lost], bool]
     buffer_bytes: int
     heartbeat_s: float
