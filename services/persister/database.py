@@ -82,6 +82,8 @@ def transaction(engine: Engine) -> Iterator[Connection]:
             raise RowRefused(cause(error)) from error
         raise DatabaseAway(cause(error)) from error
     except _REFUSED as error:
+        if _lost_its_partition(error):
+            raise DatabaseAway(cause(error)) from error
         raise RowRefused(cause(error)) from error
 
 
@@ -118,6 +120,12 @@ def _exceeds_a_limit(error: Exception) -> bool:
     """psycopg calls it operational, but it is the row's: too long for an index, or too deep."""
     sqlstate: str | None = getattr(_original(error), "sqlstate", None)
     return sqlstate is not None and sqlstate.startswith(_PROGRAM_LIMIT_EXCEEDED)
+
+
+def _lost_its_partition(error: Exception) -> bool:
+    """No table has a CHECK of its own: the default partition lost a day while this row waited to
+    get in, and next time the row finds the new one."""
+    return isinstance(_original(error), psycopg.errors.CheckViolation)
 
 
 def _original(error: Exception) -> Exception:

@@ -6,9 +6,10 @@ from datetime import UTC, date, datetime, timedelta
 from sqlalchemy import text
 
 from services.persister.app import Rows
-from services.persister.database import transaction
+from services.persister.database import DatabaseAway, transaction
 from services.persister.partition import make_days
 from tests.persister.making import NOON, arrivals, record
+from tests.persister.persister_process import eventually
 
 DAY = date(2031, 5, 17)
 
@@ -68,3 +69,39 @@ def test_several_make_the_same_days_while_rows_are_written(engine):
     with engine.connect() as connection:
         stored = connection.scalar(text("SELECT count(*) FROM detections WHERE epoch = 7"))
     assert stored == 200
+
+
+def test_a_row_that_waited_for_its_day_is_no_wrong_row(engine):
+    """It was on its way into the default partition when that lost the day."""
+    rows, noon = Rows(engine), datetime(2034, 6, 1, 12, tzinfo=UTC)
+    rows.store(arrivals(record(0, "dog", epoch=8, at=NOON)))  # made its own days
+    refused: list[str] = []
+
+    def store() -> None:
+        while True:
+            try:
+                refused.extend(one.reason for one in rows.store(arrivals(late)))
+            except DatabaseAway:
+                continue
+            return
+
+    late = record(1, "dog", epoch=8, at=noon)
+    writer = threading.Thread(target=store)
+    with transaction(engine) as connection:
+        make_days(connection, noon.date())
+        writer.start()
+        eventually(lambda: waits_for_default(engine))
+    writer.join(10)
+    assert refused == []
+    with engine.connect() as connection:
+        stored = text("SELECT count(*) FROM ONLY detections_20340601")
+        assert connection.scalar(stored) == 1
+
+
+def waits_for_default(engine):
+    query = text(
+        "SELECT count(*) FROM pg_locks"
+        " WHERE NOT granted AND relation = 'detections_default'::regclass"
+    )
+    with engine.connect() as connection:
+        return connection.scalar(query) > 0
