@@ -40,6 +40,7 @@ class Keeper:
         self._child: Child | None = None
         self._spawning = threading.Lock()
         self._stopping = threading.Event()
+        self._ended = threading.Event()  # by us: no use in waiting for its next start
         self._free = threading.Event()
         self._free.set()
         self._thread = threading.Thread(target=self._keep, name=part.name, daemon=True)
@@ -58,6 +59,7 @@ class Keeper:
         Returns the exit status it ended with; None if it was not running.
         """
         self._stopping.set()
+        self._ended.set()
         self._free.set()
         with self._spawning:
             child = self._child
@@ -75,7 +77,8 @@ class Keeper:
         """End it, and do not start it again before `release`."""
         with self._spawning:
             self._free.clear()
-            if self._child is not None:
+            self._ended.set()
+            if self._child is not None and self._child.poll() is None:
                 (self._child.ask_to_stop if gently else self._child.kill)()
 
     def release(self) -> None:
@@ -85,6 +88,7 @@ class Keeper:
     def kill(self) -> None:
         """At once, for who can't wait; `stop` still has to be called."""
         self._stopping.set()
+        self._ended.set()
         with self._spawning:
             if self._child is not None and self._child.poll() is None:
                 self._child.kill()
@@ -93,6 +97,7 @@ class Keeper:
         delay_s = self._first_delay_s
         while True:
             began = time.monotonic()
+            self._ended.clear()
             self._run_once()
             if time.monotonic() - began > STEADY_AFTER_S:
                 delay_s = self._first_delay_s
@@ -104,8 +109,8 @@ class Keeper:
 
     def _is_over(self, delay_s: float) -> bool:
         """Waits until the next start, or says at once that there is none."""
-        if not self.is_held:
-            self._stopping.wait(delay_s)
+        if not (self.is_held or self._stopping.is_set()):
+            self._ended.wait(delay_s)
         if self.is_held:
             self._become("held")
             self._free.wait()

@@ -61,7 +61,12 @@ class Plan:
 
     def claim_ports(self) -> None:
         """So that one that is taken is told before anything starts. Raises PortTaken."""
-        services = [f"{kind}.1" for kind in SERVICES] if self.with_services else []
+        wished = self.place.scale()
+        services = [
+            f"{kind}.{replica}"
+            for kind in (SERVICES if self.with_services else ())
+            for replica in range(1, max(1, wished.get(kind, 1)) + 1)
+        ]
         for name in ("kafka", "kafka-controller", "postgres", "cameras", *services):
             self.ports.port(name)
 

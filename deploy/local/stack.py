@@ -18,6 +18,7 @@ from deploy.local.keeper import Keeper
 from deploy.local.parts import Part, run_job
 from deploy.local.place import Described, Place
 from deploy.local.plan import DATABASE, Plan, Wish
+from deploy.local.ports import PortTaken
 from deploy.local.report import explain, report
 from deploy.local.rotate import rotate
 from deploy.local.service import SERVICES, Service
@@ -51,6 +52,7 @@ class Stack:
         self._news = threading.Event()
         self._interrupts = 0
         self._is_open = False
+        self._portless: dict[str, str] = {}
         self._cameras_stamp = 0
         self._cameras: list[dict[str, Any]] = []
         self.unclean: list[str] = []
@@ -116,9 +118,12 @@ class Stack:
             report("start", job, state="done")
 
     def _scale(self) -> bool:
-        """Start and stop replicas until there are as many as wished; whether that changed any."""
+        """Start and stop replicas until there are as many as wished; whether that changed any.
+
+        One whose port is taken is told of once, and starts when it is free."""
         if not self._wish.with_services:
             return False
+        portless: dict[str, str] = {}
         wished = self._place.scale()
         names = {
             f"{kind}.{replica}": (kind, replica)
@@ -128,9 +133,16 @@ class Stack:
         running = {name for name, kept in self._keepers.items() if isinstance(kept.part, Service)}
         for name, (kind, replica) in names.items():
             if name not in running:
-                self._keep(self.plan.service(kind, replica))
+                try:
+                    self._keep(self.plan.service(kind, replica))
+                except PortTaken as taken:
+                    portless[name] = str(taken)
         self._stop(running - names.keys())
-        return running != names.keys()
+        for name in portless.keys() - self._portless.keys():
+            report("start", name, state="failed")
+            explain(portless[name])
+        self._portless = portless
+        return running != names.keys() - portless.keys()
 
     def _hold(self) -> bool:
         """Whether anything is held or released now that was not before."""
