@@ -1,4 +1,4 @@
-"""python -m tests.faults.check --stack DIR [--stream ID] [--grace SECONDS]
+"""python -m tests.faults.check --stack DIR [--stream ID]... [--grace SECONDS]
 
 Whether the books of a stack balance, from its topics and its tables alone. It knows the services'
 code only by what they said; of the product it uses the contract (`schemas`).
@@ -10,6 +10,7 @@ or nothing there to read.
 import argparse
 import json
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,7 +27,7 @@ MOST_SHOWN = 1000  # violations
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.check", description=__doc__)
     parser.add_argument("--stack", type=Path, required=True, metavar="DIR")
-    parser.add_argument("--stream", metavar="ID")
+    parser.add_argument("--stream", action="append", metavar="ID", help="all where none is named")
     parser.add_argument("--grace", type=float, default=GRACE_S, metavar="SECONDS")
     arguments = parser.parse_args()
     try:
@@ -39,8 +40,11 @@ def main() -> None:
     sys.exit(0 if verdict.passes else 1)
 
 
-def check(stack: Stack, stream_id: str | None = None, grace_s: float = GRACE_S) -> Verdict:
-    gathering = Gathering(stack, stream_id, grace_s)
+def check(
+    stack: Stack, streams: Collection[str] | None = None, grace_s: float = GRACE_S
+) -> Verdict:
+    """Of these streams; None: of all that the stack knows."""
+    gathering = Gathering(stack, streams, grace_s)
     try:
         return judge(gathering.gather())
     finally:

@@ -8,7 +8,7 @@ is explained by something in the topics.
 
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from operator import methodcaller
 from pathlib import Path
@@ -97,13 +97,13 @@ class Reader:
         if described.error is not None:
             raise NotReadable(f"{self._name}: {described.error.str()}")
         self._partitions = [At(self._name, number) for number in sorted(described.partitions)]
-        self.begins = {at.partition: self._watermarks(at)[0] for at in self._partitions}
+        self.begins = {at.partition: watermarks(self._consumer, at)[0] for at in self._partitions}
         self.next = dict(self.begins)
         self._consumer.assign([At(self._name, p, OFFSET_BEGINNING) for p in self.begins])
 
     def read_to_end(self) -> None:
         """To where the topic ends now, or a little further."""
-        ends = {at.partition: self._watermarks(at)[1] for at in self._partitions}
+        ends = {at.partition: watermarks(self._consumer, at)[1] for at in self._partitions}
         deadline = time.monotonic() + READ_TIMEOUT_S
         while any(self.next[number] < end for number, end in ends.items()):
             for message in self._consumer.consume(1000, timeout=0.05):
@@ -131,26 +131,29 @@ class Reader:
         elif error.fatal():
             raise KafkaException(error)
 
-    def _watermarks(self, at: At) -> tuple[int, int]:
-        """A partition that is new, or whose leader has just changed, has none to ask at first."""
-        deadline = time.monotonic() + LEADERLESS_S
-        while True:
-            try:
-                low, high = self._consumer.get_watermark_offsets(at, timeout=10)
-            except KafkaException as error:
-                if error.args[0].code() not in LEADERLESS or time.monotonic() > deadline:
-                    raise
-                time.sleep(POLL_S)
-            else:
-                return low, high
+
+def watermarks(consumer: Consumer, at: At) -> tuple[int, int]:
+    """The first offset of a partition and its next one. A partition that is new, or whose leader
+    has just changed, has none to ask at first."""
+    deadline = time.monotonic() + LEADERLESS_S
+    while True:
+        try:
+            low, high = consumer.get_watermark_offsets(at, timeout=10)
+        except KafkaException as error:
+            if error.args[0].code() not in LEADERLESS or time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_S)
+        else:
+            return low, high
 
 
 class Gathering:
     """The evidence as it grows."""
 
-    def __init__(self, stack: Stack, stream_id: str | None, grace_s: float) -> None:
+    def __init__(self, stack: Stack, streams: Collection[str] | None, grace_s: float) -> None:
+        """`streams`: their ids; None: all."""
         self._stack = stack
-        self._stream_id = stream_id
+        self._streams = None if streams is None else sorted(streams)
         self._grace_s = grace_s
         self._unanswered: set[FrameKey] = set()
         self._answered: set[FrameKey] = set()
@@ -219,7 +222,7 @@ class Gathering:
                     yield Place(reader.topic.name, number, offset)
 
     def _is_asked_for(self, stream_id: str) -> bool:
-        return self._stream_id is None or stream_id == self._stream_id
+        return self._streams is None or stream_id in self._streams
 
     def _see_frame(self, at: Place, message: Message) -> None:
         frame = self._decoded(FRAMES, at, message)
@@ -284,9 +287,9 @@ class Gathering:
         query = (
             "SELECT stream_id, epoch, seq, position, id, label, confidence, captured_at,"
             " x, y, width, height FROM detections"
-            " WHERE %(one)s::text IS NULL OR stream_id = %(one)s"
+            " WHERE %(these)s::text[] IS NULL OR stream_id = ANY(%(these)s::text[])"
         )
-        for row in connection.execute(query, {"one": self._stream_id}):
+        for row in connection.execute(query, {"these": self._streams}):
             stream_id, epoch, seq, position, id_, label, confidence, captured_at, *box = row
             seen = SeenDetection(id_, label, confidence, captured_at, tuple(box))
             key = FrameKey(stream_id, epoch, seq)
@@ -295,9 +298,9 @@ class Gathering:
     def _read_codes(self, connection: psycopg.Connection[Any]) -> None:
         query = (
             "SELECT stream_id, epoch, block, codes FROM outcomes"
-            " WHERE %(one)s::text IS NULL OR stream_id = %(one)s"
+            " WHERE %(these)s::text[] IS NULL OR stream_id = ANY(%(these)s::text[])"
         )
-        for stream_id, epoch, block, codes in connection.execute(query, {"one": self._stream_id}):
+        for stream_id, epoch, block, codes in connection.execute(query, {"these": self._streams}):
             for place, code in enumerate(codes):
                 if code:
                     key = FrameKey(stream_id, epoch, block * OUTCOMES_PER_BLOCK + place)

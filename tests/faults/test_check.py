@@ -529,4 +529,6 @@ def test_a_real_stack_is_read_and_its_missing_row_and_frame_are_found(
     assert sum(one.kind == "NO_OUTCOME" for one in verdict.violations) == 499
     row = next(one for one in verdict.violations if one.kind == "ROW_MISSING")
     assert "detections.v1[" in row.as_json()["at"][0]
-    assert check(Stack(kafka, topic_prefix, database_url), YARD, grace_s=0.5).published == 0
+    for streams, published in (([YARD], 0), ([YARD, DOOR], 500)):
+        of_these = check(Stack(kafka, topic_prefix, database_url), streams, grace_s=0.5)
+        assert of_these.published == published

@@ -15,11 +15,13 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Message
 from confluent_kafka import TopicPartition as At
 
 from deploy.local.commands import is_healthy, name_of
-from deploy.local.streams import exchange
+from deploy.local.streams import call, exchange
 from schemas.topics import Topic
+from tests.faults.gather import watermarks
 from tests.stack import RunningStack, eventually
 
 ROOT = Path(__file__).parents[2]
+SHOWN = "/streams?limit=100"
 
 
 class Run(NamedTuple):
@@ -91,9 +93,7 @@ class Reader:
 
     def bounds(self, topic: Topic[Any], partition: int) -> tuple[int, int]:
         """The first offset and the next one."""
-        at = At(topic.named(self._prefix), partition)
-        low, high = self._consumer.get_watermark_offsets(at, timeout=10)
-        return low, high
+        return watermarks(self._consumer, At(topic.named(self._prefix), partition))
 
     def committed(self, topic: Topic[Any], partitions: Iterable[int]) -> dict[int, int]:
         """What the group reads next; 0 where it has said nothing yet."""
@@ -164,14 +164,15 @@ class Backlog:
 
 
 def streams_of(stack: RunningStack) -> list[dict[str, Any]]:
-    """As the gateway shows them; none while it can't."""
-    status, answer, _ = exchange(stack.described(), "GET", "/streams?limit=100", None)
-    found: list[dict[str, Any]] = json.loads(answer) if status == 200 else []
+    """As the gateway shows them, as soon as it can."""
+    found: list[dict[str, Any]] = call(stack.described(), "GET", SHOWN)[0]
     return found
 
 
 def all_running(stack: RunningStack) -> bool:
-    streams = streams_of(stack)
+    """Not while the gateway can't say."""
+    status, answer, _ = exchange(stack.described(), "GET", SHOWN, None)
+    streams = json.loads(answer) if status == 200 else []
     return bool(streams) and all(stream["status"] == "RUNNING" for stream in streams)
 
 
@@ -187,17 +188,16 @@ def terminate(stack: RunningStack, names: Sequence[str]) -> list[int]:
 def balance(stack: RunningStack) -> None:
     """The checker's verdict on each stream that there is must be a good one; what tests have put
     into the topics is of others."""
-    streams = streams_of(stack)
+    streams = [stream["id"] for stream in streams_of(stack)]
     assert streams
-    for stream in streams:
-        judge(stack, stream["id"])
+    judge(stack, streams)
 
 
-def judge(stack: RunningStack, stream: str | None = None) -> None:
-    """Of one stream, or of all that its topics know."""
-    one = () if stream is None else ("--stream", stream)
+def judge(stack: RunningStack, streams: Sequence[str] = ()) -> None:
+    """Of these streams, or of all that its topics know."""
+    named = [word for stream in streams for word in ("--stream", stream)]
     checked = subprocess.run(
-        [sys.executable, "-m", "tests.faults.check", "--stack", stack.folder, *one],
+        [sys.executable, "-m", "tests.faults.check", "--stack", stack.folder, *named],
         check=False,
         cwd=ROOT,
         capture_output=True,
