@@ -71,10 +71,10 @@ def test_a_form_without_just_the_image_is_malformed(body) -> None:
 
 def test_a_form_of_very_many_parts_is_refused_at_the_second() -> None:
     body = part("image", b"a") * 100_000
-    started = time.monotonic()
+    started = time.thread_time()
     with pytest.raises(MalformedBody, match="more than one part"):
         jpeg_in(body, FORM)
-    assert time.monotonic() - started < 0.5
+    assert time.thread_time() - started < 0.5
 
 
 @pytest.mark.parametrize("kind", ["", "image/png", "application/json", "multipart/mixed"])

@@ -22,6 +22,7 @@ from deploy.local.environment import minimal_environment
 warden = Warden()
 if "kill-warden" in sys.argv:
     warden._process.kill()
+    warden._process.wait()
 for number in (1, 2):
     log = Path(sys.argv[1]) / f"{number}.log"
     if number == 2:
@@ -68,7 +69,7 @@ def test_what_a_child_left_in_its_group_ends_with_it(warden, tmp_path):
     child = Child(shell("sleep 60 & echo $!", tmp_path), warden)
     assert child.wait(10) == 0
     left = int((tmp_path / "child.log").read_text())
-    assert eventually(lambda: not is_running(left), 3)
+    assert eventually(lambda: not is_running(left), 10)
 
 
 def test_a_child_that_does_not_listen_is_killed_after_the_grace(warden, tmp_path):

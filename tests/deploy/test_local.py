@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import stat
+from contextlib import suppress
 
 import psutil
 import psycopg
@@ -74,8 +75,9 @@ def test_no_secret_is_in_a_process_list_or_an_environment(stack):
     password = (stack.folder / "secrets" / "pgpass").read_text().strip().rpartition(":")[2]
     supervisor = psutil.Process(stack.supervisor.pid)
     for process in (supervisor, *supervisor.children(recursive=True)):
-        seen = " ".join([*process.cmdline(), *process.environ().values()])
-        assert not any(secret in seen for secret in (stack["apiKey"], password, PASSWORD))
+        with suppress(psutil.NoSuchProcess):  # Postgres' come and go
+            seen = " ".join([*process.cmdline(), *process.environ().values()])
+            assert not any(secret in seen for secret in (stack["apiKey"], password, PASSWORD))
     assert PASSWORD not in (stack.folder / "cameras.json").read_text()
 
 
@@ -181,7 +183,7 @@ def test_a_held_part_stays_away_until_it_is_released(stack, name, how):
     assert stack.run("status").returncode == 1
     assert stack.run("release", name).returncode == 0
     assert stack["held"] == []
-    assert eventually(lambda: stack.run("status").returncode == 0, 5)
+    assert eventually(lambda: stack.run("status").returncode == 0, 20)
 
 
 def test_to_hold_what_is_not_there_is_refused(stack):
@@ -211,11 +213,14 @@ def test_nothing_lives_after_the_supervisor_was_killed_and_up_works_again(warden
     stack.supervisor.kill()
     assert stack.supervisor.wait(5) == -signal.SIGKILL
     assert eventually(lambda: not any(is_alive(process.pid) for process in family), 12)
-    detached(folder)
-    assert (stack["kafkaBootstrapServers"], stack["databaseUrl"]) == (kafka, database)
-    with psycopg.connect(database) as connection:
-        assert connection.execute("SELECT count(*) FROM kept").fetchone() == (1,)
-    assert stack.run("stop").returncode == 0
+    try:
+        detached(folder)
+        assert (stack["kafkaBootstrapServers"], stack["databaseUrl"]) == (kafka, database)
+        with psycopg.connect(database) as connection:
+            assert connection.execute("SELECT count(*) FROM kept").fetchone() == (1,)
+    finally:
+        stopped = stack.run("stop")
+    assert stopped.returncode == 0
     assert stack.run("status").returncode == 5
 
 

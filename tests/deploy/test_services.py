@@ -45,7 +45,7 @@ def test_scale_returns_once_so_many_replicas_are_ready(stack):
 
 def test_a_camera_list_that_cannot_be_read_disturbs_nobody(stack):
     (stack.folder / "cameras.json").write_text("{")
-    assert eventually(lambda: "cameras.json" in stack.output(), 5)
+    assert eventually(lambda: "cameras.json" in stack.output(), 15)
     (stack.folder / "cameras.json").write_text('{"cameras": []}')
     assert stack.run("status").returncode == 0
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from tests.ports import free_port
+
 PERSON: dict[str, Any] = {
     "label": "person",
     "classId": 0,
@@ -79,7 +81,7 @@ class FakeAI:
         self._connections: set[asyncio.StreamWriter] = set()
         self._thread = threading.Thread(target=self._loop.run_forever, name="fake-ai", daemon=True)
         self._thread.start()
-        self.port = 0
+        self.port = free_port()
         self.up()
 
     @property
@@ -111,7 +113,6 @@ class FakeAI:
 
     async def _listen(self) -> None:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def _hang_up(self) -> None:
         if self._server is not None:

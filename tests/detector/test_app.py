@@ -310,8 +310,9 @@ def test_a_message_is_let_go_of_while_its_letter_waits_for_the_broker(play):
         for at in range(len(values)):  # no name for a value that would count
             bench.take(a_frame(a_stream(), 0), value=values[at], headers=[])
         await written(bench, len(values))
-        await asyncio.sleep(0.05)  # nobody tells when the thread that made it has let go
-        assert [sys.getrefcount(value) for value in values] == before
+        async with asyncio.timeout(5):
+            while [sys.getrefcount(value) for value in values] != before:  # noqa: ASYNC110 -- nobody tells when the thread that made it has let go
+                await asyncio.sleep(0.001)
         bench.broker.led.set()
         await bench.settled()
 

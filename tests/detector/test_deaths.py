@@ -19,6 +19,7 @@ from tests.detector.fake_ai import FakeAI, Reply
 from tests.detector.site import Site, a_frame, a_stream, eventually, running, started
 from tests.ports import free_port
 
+PATIENT_SESSION = {"DETECTOR_SESSION_TIMEOUT_S": "8"}  # outlives a machine that stands still
 SHORT = {"DETECTOR_SESSION_TIMEOUT_S": "4"}  # until a dead worker's partitions go on
 PATIENT = {"DETECTOR_AI_TIMEOUT_S": "30", "DETECTOR_AI_CALLS": "20"}
 TAKE_OVER_S = 30
@@ -100,7 +101,7 @@ def test_a_frame_in_flight_at_a_kill_comes_again_whatever_was_committed_before(s
     commit(site, 2, 10)
     for stream in held:
         ai.behave(stream, lambda _: Reply(held_by=let_go))
-    with running(site, tmp_path, **SHORT, **PATIENT) as detector:
+    with running(site, tmp_path, **PATIENT_SESSION, **PATIENT) as detector:
         eventually(detector.is_ready, 30)
         site.publish(*(a_frame(stream, 0) for stream in held))
         eventually(lambda: all(ai.called(stream) for stream in held))
@@ -113,7 +114,7 @@ def test_a_frame_in_flight_at_a_kill_comes_again_whatever_was_committed_before(s
     assert site.committed() == {1: 0, 2: 10}
     assert [site.records(stream) for stream in held] == [[], [], []]
     let_go.set()
-    with running(site, tmp_path):
+    with running(site, tmp_path, DETECTOR_AI_CALLS="64"):  # so that no first frame waits for room
         for stream in held:
             site.expect(stream, 51, TAKE_OVER_S)
             assert site.records(stream)[0].frame.seq == 0
@@ -128,7 +129,9 @@ def test_a_crash_before_a_record_or_before_its_frame_is_committed_loses_nothing(
     streams = [a_stream() for _ in range(3)]
     with ExitStack() as opened:
         doomed = [
-            opened.enter_context(running(site, tmp_path, SIGHTLOG_CRASH_AT=point, **SHORT))
+            opened.enter_context(
+                running(site, tmp_path, SIGHTLOG_CRASH_AT=point, **PATIENT_SESSION)
+            )
             for point, site in points.items()
         ]
         for detector, site in zip(doomed, points.values(), strict=True):

@@ -13,6 +13,8 @@ from statistics import linear_regression
 
 import psutil
 
+from tests.ports import free_port
+
 MOST_BYTES = 40_000  # of one connection: some pictures of a small clip
 SHUT_S = 0.3
 AT_ONCE = 1 << 16
@@ -27,8 +29,8 @@ class Flapping:
     def __init__(self, camera_port: int, turns: Iterable[str] = USUAL_TURNS) -> None:
         self._camera_port = camera_port
         self._turns = cycle(turns)
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
+        self.port = free_port()
+        self._listener = socket.create_server(("127.0.0.1", self.port))
         self._is_closed = threading.Event()
         self._thread = threading.Thread(target=self._listen, name="flapping", daemon=True)
         self._thread.start()

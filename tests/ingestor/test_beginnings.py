@@ -121,7 +121,10 @@ def started(streams):
 
 
 @pytest.mark.parametrize("word", [link.Opened(SOURCE), link.Failed(Reason.UNREACHABLE)])
-def test_the_next_one_starts_once_another_shows_its_first_picture_or_fails(streams, children, word):
+def test_the_next_one_starts_once_another_shows_its_first_picture_or_fails(
+    streams, children, word, monkeypatch
+):
+    monkeypatch.setattr(cameras, "BEGINNING_S", 3600.0)
     assert started(streams) == [True, True, False]
     assert started(streams) == [True, True, False]
     link.send(children[1].theirs, word)
@@ -131,6 +134,7 @@ def test_the_next_one_starts_once_another_shows_its_first_picture_or_fails(strea
 
 
 def test_a_silent_camera_keeps_others_waiting_for_a_moment_only(streams, monkeypatch):
+    monkeypatch.setattr(cameras, "BEGINNING_S", 3600.0)
     assert started(streams) == [True, True, False]
     monkeypatch.setattr(cameras, "BEGINNING_S", 0.0)
     assert started(streams) == [True, True, True]

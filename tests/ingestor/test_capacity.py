@@ -168,7 +168,7 @@ def test_a_third_stream_of_a_full_ingestor_moves_to_another_and_runs_there(
     reasons = [each.reason for each in topics.statuses("THREE") if each.reason]
     assert set(reasons) == {Reason.CAPACITY}
     for stream_id in ("ONE", "TWO", "THREE"):
-        epochs = {frame.epoch for frame in topics.frames(stream_id)}
+        epochs = {frame.epoch for frame in topics.wait_frames(stream_id, 1)}
         assert len(epochs) == 1
     eventually(lambda: reconciler.status_in(slot, "THREE") is None)
     eventually(lambda: topics.events("THREE")[-1].phase is Phase.END, 30)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,8 @@ def marked():
             process = subprocess.Popen(["sleep", "60"], env={**os.environ, MARK: mark})
             stack.callback(process.wait, 5)
             stack.callback(process.kill)
+            environment = Path(f"/proc/{process.pid}/environ")  # empty while it begins
+            assert eventually(lambda: f"{MARK}={mark}\0".encode() in environment.read_bytes())
             return process
 
         yield start

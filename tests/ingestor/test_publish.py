@@ -218,7 +218,7 @@ def assert_no_holes(topics, streams):
 
 
 def test_a_purge_leaves_no_hole_however_soon_the_next_frame_comes(kafka, topic_prefix, topics):
-    lingers = PRODUCER_OF_FRAMES | {"bootstrap.servers": kafka, "linger.ms": 200}
+    lingers = PRODUCER_OF_FRAMES | {"bootstrap.servers": kafka, "linger.ms": 500}
     producer = FrameProducer(lingers, topic_prefix, "test")
     producer.start()
     warm = Streams(producer, "W", 4)

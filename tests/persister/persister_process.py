@@ -45,12 +45,13 @@ class PersisterProcess:
             return False
 
     def metric(self, sample: str) -> float:
-        """The value of one sample, as `name{label="x"}`; 0 where nothing was counted yet."""
+        """The value of one sample, as `name{label="x"}`; 0 where nothing was counted yet, -1
+        where nobody answers."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=5) as page:
                 lines = page.read().decode().splitlines()
-        except urllib.error.URLError:
-            return 0.0
+        except OSError:
+            return -1.0
         values = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
         return float(values.get(sample, 0))
 

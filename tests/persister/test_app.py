@@ -6,6 +6,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,8 @@ def test_what_arrives_is_stored_and_what_cannot_be_is_set_aside_once(
     eventually(lambda: len(pictures(tmp_path)) == 2)
     eventually(lambda: count(database_url, "status_history", DOOR) == 2)
     eventually(lambda: count(database_url, "heartbeats", DOOR) == 1)
-    eventually(lambda: process.metric('sightlog_persister_messages_total{lane="snapshots"}') == 4)
+    for lane, messages in {"detections": 56, "observations": 7, "snapshots": 4}.items():
+        eventually(partial(has_settled, process, lane, messages))
 
     letters = dead_letters(kafka, topic_prefix)
     origins = {(letter.topic, base64.b64decode(letter.payload)): letter for letter, _ in letters}
@@ -129,6 +131,12 @@ def test_what_arrives_is_stored_and_what_cannot_be_is_set_aside_once(
     eventually(lambda: count(database_url, "statuses", DOOR) == 0)
     eventually(lambda: again.metric('sightlog_persister_messages_total{lane="observations"}') == 2)
     assert len(dead_letters(kafka, topic_prefix)) == len(POISON)
+
+
+def has_settled(process, lane, messages):
+    """Stored, set aside and committed."""
+    metric = f'sightlog_persister_messages_total{{lane="{lane}"}}'
+    return process.metric(metric) == messages
 
 
 @dataclass
@@ -219,7 +227,7 @@ def test_persisters_come_and_go_and_every_row_is_stored_once(
     send_more(100)
     eventually(second.is_ready)
     sent = 200
-    while not second.metric('sightlog_persister_messages_total{lane="detections"}'):
+    while second.metric('sightlog_persister_messages_total{lane="detections"}') <= 0:
         send_more(sent)
         sent += 100
     first.terminate()

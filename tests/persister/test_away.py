@@ -235,7 +235,7 @@ def test_rows_flow_while_pictures_wait(
         send(status(Status.RUNNING, stream_id=stream_id))
         eventually(lambda: count(database_url, "statuses", stream_id) == 1)
         eventually(lambda: records_stored(database_url, stream_id) == load.sent)
-        assert unread(kafka, topic_prefix, SNAPSHOTS) == 20
+        assert unread(kafka, topic_prefix, SNAPSHOTS) >= 20 - len(pictures(frames))
         assert process.metric('sightlog_persister_paused{lane="snapshots"}') == 1
         if frames.is_dir():
             assert {path.read_bytes() for path in pictures(frames)} < whole

@@ -27,7 +27,7 @@ from schemas.topics import (
     Header,
     Topic,
 )
-from tests.persister.making import DOOR, EPOCH, NOON, YARD, heartbeat, record, snapshot, status
+from tests.persister.making import DOOR, NOON, YARD, heartbeat, record, snapshot, status
 from tests.persister.persister_process import eventually
 from tests.persister.test_app import dead_letters, pictures, rows_of
 
@@ -142,7 +142,7 @@ LONG = "".join(random.Random(1).choices("abcdefghijklmnopqrstuvwxyz0123456789", 
 NUL = '"\\u0000"'
 STATUS = STREAM_STATUS.encode(GOOD[STREAM_STATUS])
 HEARTBEAT = HEARTBEATS.encode(heartbeat(2, stream_id=YARD))
-AHEAD = str(EPOCH + 400 * DAY_MS)
+AHEAD = str(int(time.time() * 1000) + 400 * DAY_MS)
 POISONS: dict[Topic[Any], list[Poison]] = {
     DETECTIONS: [
         *of_json(DETECTIONS),

@@ -13,6 +13,6 @@ import pytest
 )
 def test_a_wrong_setting_ends_it_with_status_2_and_its_name(start_persister, name, value, expected):
     process = start_persister(**{name: value})
-    assert process.wait(10) == 2
+    assert process.wait(30) == 2
     (line,) = process.log.read_text().splitlines()
     assert line.startswith(expected)

@@ -31,8 +31,8 @@ Outage = Callable[[RunningStack, str], AbstractContextManager[None]]
 def killed(stack: RunningStack, part: str) -> Iterator[None]:
     """A part, by SIGKILL."""
     place = Place(stack.folder)
-    assert commands.hold(place, part, "KILL", TIMEOUT_S) == 0
     try:
+        assert commands.hold(place, part, "KILL", TIMEOUT_S) == 0
         yield
     finally:
         assert commands.release(place, part, TIMEOUT_S) == 0
@@ -121,7 +121,7 @@ class Asking:
         self.answers = Answers()
         self._url = url
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._ask)
+        self._thread = threading.Thread(target=self._ask, daemon=True)
         self._thread.start()
 
     def end(self) -> Answers:
@@ -168,10 +168,17 @@ def drain(backlog: Backlog, stored: int, begun: float) -> tuple[float, float]:
 
 
 def whole_pictures(stack: RunningStack) -> int:
-    """How many files lie there; each must be a whole JPEG, and nothing else may lie there."""
-    files = [file for file in Path(stack["storagePath"]).rglob("*") if file.is_file()]
+    """How many pictures lie there; each must be a whole JPEG, and nothing else may stay there."""
+    folder = Path(stack["storagePath"])
+
+    def strays() -> list[str]:
+        """What is being written lies beside the pictures until it is whole."""
+        files = (file for file in folder.rglob("*") if file.is_file())
+        return [file.name for file in files if file.suffix != ".jpg"]
+
+    assert eventually(lambda: not strays(), 10), f"left behind: {strays()}"
+    files = list(folder.rglob("*.jpg"))
     for file in files:
-        assert file.suffix == ".jpg", f"left behind: {file.name}"
         picture = file.read_bytes()
         assert picture.startswith(b"\xff\xd8"), file.name
         assert picture.endswith(b"\xff\xd9"), file.name

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 from confluent_kafka import KafkaError, Message, Producer
 
-from deploy.local.streams import exchange
+from deploy.local.streams import call
 from schemas.messages import DeadLetter, DetectionRecord, now, unix_us
 from schemas.topics import (
     DEAD_LETTERS,
@@ -135,9 +135,7 @@ class Poisoner:
     def _asked(self, method: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """What the gateway says of the camera."""
         at = f"/streams/{self._camera}"
-        status, answer, _ = exchange(self._stack.described(), method, at, body)
-        assert status == 200, answer
-        told: dict[str, Any] = json.loads(answer)
+        told: dict[str, Any] = call(self._stack.described(), method, at, body)[0]
         return told
 
     def _send(

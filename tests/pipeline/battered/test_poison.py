@@ -138,7 +138,8 @@ def test_a_partition_moves_on_within_a_second(trial: Trial) -> None:
             f" {median(took.values()):.2f} s, at most {took[slowest]:.2f} s"
             f" ({trial.poisons[slowest].name}; bar {BAR_S} s)"
         )
-    assert max(trial.handled_s.values()) < 4 * BAR_S
+        assert median(took.values()) < BAR_S
+    assert max(trial.handled_s.values()) < 8 * BAR_S  # machines pause for seconds
 
 
 def test_a_frame_that_says_who_it_is_but_shows_nothing_is_rejected(
