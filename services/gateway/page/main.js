@@ -64,7 +64,7 @@ function refreshSoon(pause = AT_MOST_EVERY_MS) {
 const takers = {
   snapshot: ({ streams }) => streams.forEach(takers["stream:status"]),
   "stream:status": ({ streamId, ...status }) => {
-    if (status.status === "DELETED") return drop(streamId);
+    if (status.status === "DELETED") drop(streamId);
     if (tiles.has(streamId)) {
       const { reason, message, hint, since } = status;
       tiles.get(streamId).update({ status: status.status, reason, message, hint, since });

@@ -106,7 +106,7 @@ export class Tile {
 
   // A picture has come.
   take(frameId, blob) {
-    if (this.gone) return;
+    if (this.gone || !this.hasPictures) return; // it was under way when the stream ended
     const picture = { frameId, blob, number: ++this.taken };
     this.pending.push(picture);
     remember(this.asked, frameId, performance.now());
