@@ -11,6 +11,7 @@ from sqlalchemy import Engine, create_engine
 
 from deploy.local.environment import minimal_environment
 from schemas.tables import engine_url
+from services.gateway import database
 from services.gateway.access import Access
 from services.gateway.app import create_app
 from services.gateway.owners import Owners
@@ -43,8 +44,11 @@ def parts(
 
 
 @pytest.fixture
-async def client(parts: Parts) -> AsyncIterator[httpx.AsyncClient]:
-    """Of a gateway on loopback without keys, as the replaced system's clients know it."""
+async def client(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
+    """Of a gateway on loopback without keys, as the replaced system's clients know it. Where
+    Postgres is away is tested elsewhere: here a machine that stands still is no outage."""
+    monkeypatch.setattr(database, "PATIENCE_S", 20.0)
+    monkeypatch.setattr(database, "SIGN_OF_LIFE_S", 20.0)
     owners = Owners(INTERNAL_KEY)  # its connections belong to this test's loop
     app = create_app(replace(parts, owners=owners), Access(None, []))
     transport = httpx.ASGITransport(app)

@@ -64,6 +64,9 @@ class Ingestors(threading.Thread):
         """What was said of it there."""
         return self._said.get((slot, stream_id))
 
+    def has_read(self, place: Place, spec: StreamSpec) -> bool:
+        return self._specs.get(place) == spec
+
     def _read(self) -> None:
         for message in self._consumer.consume(100, 0.05):
             if message.error() is None:

@@ -425,6 +425,7 @@ def test_who_is_stopped_on_the_way_arrives_stopped_and_starts_there(scene, obser
     scene.alter(id, running=False)
     if late:  # its new owner would begin with an older word, if that were all
         wait_until(lambda: scene.topic()[2, id] == scene.row(id).spec)
+        wait_until(lambda: scene.ingestors.has_read((2, id), scene.row(id).spec))
     scene.go_on()
     wait_until(lambda: scene.topic().get((2, id)) == scene.row(id).spec)
     wait_until(lambda: (0, id) not in scene.topic())

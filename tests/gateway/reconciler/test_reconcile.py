@@ -431,7 +431,11 @@ def test_a_purged_stream_is_swept_ever_more_rarely_and_forgotten_after_what_kafk
 def test_what_comes_of_a_purged_stream_later_is_swept_until_it_is_forgotten(
     engine, topic, monkeypatch
 ):
-    monkeypatch.setattr("services.gateway.reconciler.bury.next_sweep", lambda _, at: at)
+
+    def at_once(deleted_at, at):
+        return None if at >= deleted_at + FORGOTTEN_AFTER else at
+
+    monkeypatch.setattr("services.gateway.reconciler.bury.next_sweep", at_once)
     row = a_row(id=A)
     store(engine, row)
     wait_until(lambda: agrees(topic, row))
@@ -441,7 +445,6 @@ def test_what_comes_of_a_purged_stream_later_is_swept_until_it_is_forgotten(
         connection.execute(insert(detections), [a_detection(1, stream_id=A)])
     wait_until(lambda: not rows_of(engine, detections, A))
     assert exists(engine, A)
-    monkeypatch.undo()
     delete(engine, A, purge=True, deleted_at=now() - FORGOTTEN_AFTER)
     wait_until(lambda: not exists(engine, A))
 
