@@ -87,16 +87,21 @@ def run(site: Site, schedule: list[Planned]) -> tuple[list[Done], Verdict]:
 def loaded(site: Site, pulse: Pulse) -> set[str]:
     """The streams that run, once each of them has been answered and stored. Raises NotReadable."""
     began = now()
-    streams = {one["id"] for one in site.streams() if one["status"] in ("RUNNING", "STARTING")}
-    if not streams:
-        raise NotReadable("no stream runs in this stack")
     deadline = time.monotonic() + LOADED_S
+    while not (streams := under_way(site)):
+        if time.monotonic() > deadline:
+            raise NotReadable("no stream runs in this stack")
+        time.sleep(POLL_S)
     while stalled := pulse.stalled(began, streams):
         if time.monotonic() > deadline:
             raise NotReadable(f"nothing is stored of streams {', '.join(sorted(stalled))}")
         time.sleep(POLL_S)
     tell(f"{len(streams)} streams are under way")
     return streams
+
+
+def under_way(site: Site) -> set[str]:
+    return {one["id"] for one in site.streams() if one["status"] in ("RUNNING", "STARTING")}
 
 
 @contextmanager
