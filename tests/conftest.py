@@ -26,7 +26,8 @@ from schemas.provision import Size, provision
 from tests.stack import RunningStack
 
 IN_CONTAINERS = os.environ.get("SIGHTLOG_TEST_STACK", "local") == "containers"
-WHOLE_STACKS = "tests/pipeline/"
+WHOLE_STACKS = ("tests/pipeline/", "tests/faults/test_suite.py")
+SHORT = ("tests/ai/", "tests/process/", "tests/schemas/")
 START_TIMEOUT_S = 60.0
 FEW_PARTITIONS = Size(data=4, slots=4)
 
@@ -40,12 +41,12 @@ CreateDatabase = Callable[..., str]
 
 class Sharing(LoadScopeScheduling):  # type: ignore[misc]  # its base is untyped
     """What stays in one process where several share the work (`make test`): a file, and all that
-    share a whole stack."""
+    start a whole stack: two at a time would be too much for two cores."""
 
     @override
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return WHOLE_STACKS if file.startswith(WHOLE_STACKS) else file
+        return "whole stacks" if file.startswith(WHOLE_STACKS) else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sharing:
@@ -53,8 +54,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sharing
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest begins."""
-    items.sort(key=lambda item: not item.nodeid.startswith(WHOLE_STACKS))
+    """The longest begins, and the short ones end: so all processes end at about the same time."""
+
+    def turn(item: pytest.Item) -> int:
+        return 0 if item.nodeid.startswith(WHOLE_STACKS) else 1 + item.nodeid.startswith(SHORT)
+
+    items.sort(key=turn)
 
 
 @pytest.fixture(scope="session")
