@@ -118,12 +118,9 @@ class Stack:
             report("start", job, state="done")
 
     def _scale(self) -> bool:
-        """Start and stop replicas until there are as many as wished; whether that changed any.
-
-        One whose port is taken is told of once, and starts when it is free."""
+        """Start and stop replicas until there are as many as wished; whether that changed any."""
         if not self._wish.with_services:
             return False
-        portless: dict[str, str] = {}
         wished = self._place.scale()
         names = {
             f"{kind}.{replica}": (kind, replica)
@@ -131,18 +128,21 @@ class Stack:
             for replica in range(1, wished.get(kind, 1) + 1)
         }
         running = {name for name, kept in self._keepers.items() if isinstance(kept.part, Service)}
-        for name, (kind, replica) in names.items():
-            if name not in running:
-                try:
-                    self._keep(self.plan.service(kind, replica))
-                except PortTaken as taken:
-                    portless[name] = str(taken)
+        self._add({name: names[name] for name in names if name not in running})
         self._stop(running - names.keys())
-        for name in portless.keys() - self._portless.keys():
+        return running != names.keys() - self._portless.keys()
+
+    def _add(self, replicas: dict[str, tuple[str, int]]) -> None:
+        """One whose port is taken is told of once, and starts when it is free."""
+        known, self._portless = self._portless, {}
+        for name, (kind, replica) in replicas.items():
+            try:
+                self._keep(self.plan.service(kind, replica))
+            except PortTaken as taken:
+                self._portless[name] = str(taken)
+        for name in self._portless.keys() - known.keys():
             report("start", name, state="failed")
-            explain(portless[name])
-        self._portless = portless
-        return running != names.keys() - portless.keys()
+            explain(self._portless[name])
 
     def _hold(self) -> bool:
         """Whether anything is held or released now that was not before."""
